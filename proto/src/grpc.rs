@@ -1,0 +1,13 @@
+//! The gRPC contract: messages, clients and servers, generated from `logweir/v1/*.proto`.
+//!
+//! `bytes` fields are [`bytes::Bytes`] that share the received frame.
+
+#![allow(missing_docs, clippy::all, clippy::pedantic, unreachable_pub, unused_qualifications)]
+
+/// Version 1 of the contract.
+pub mod v1 {
+    tonic::include_proto!("logweir.v1");
+}
+
+/// The compiled contract (a `FileDescriptorSet`), for server reflection.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
