@@ -9,5 +9,10 @@ pub mod v1 {
     tonic::include_proto!("logweir.v1");
 }
 
+/// What brokers keep on disk and send each other; no part of the contract, and free to change.
+pub mod internal {
+    tonic::include_proto!("logweir.internal");
+}
+
 /// The compiled contract (a `FileDescriptorSet`), for server reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
