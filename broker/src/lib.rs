@@ -1,1 +1,4 @@
 //! Broker.
+pub mod config;
+
+pub use config::{Config, ConfigError, FlushMode, ListenAddr};
