@@ -418,7 +418,7 @@ static LOG: &[Setting] = &[
         kafka: Some("log.segment.bytes"),
         topic: Some("segment.bytes"),
         kind: Kind::Bytes,
-        range: (4_096, 1 << 30),
+        range: (4_096, i32::MAX as i64),
         doc: "A segment file is rolled before it grows beyond this. Retention deletes whole segments, so smaller \
               segments are deleted more exactly. In-memory and embedded brokers default to 16 MiB.",
         access: Access::Topic {

@@ -1,0 +1,3 @@
+//! The program `logweir`.
+mod input;
+mod time;
