@@ -1,1 +1,7 @@
-//! it
+//! Every integration test of the workspace, as modules of one program: it links once and shares one
+//! built `logweir` binary.
+//!
+//! `cargo test -p logweir-tests --test it tidy` runs one module. Long counts run at a tenth unless
+//! `LOGWEIR_PROOF=full` is set.
+
+mod tidy;
