@@ -15,7 +15,10 @@ mod os;
 mod sim;
 
 pub use os::OsDisk;
-pub use sim::{DiskOp, PowerCut, SimDisk, SimFault};
+pub use sim::{DEFAULT_CAPACITY_BYTES, DiskOp, PowerCut, SimDisk, SimFault};
+
+/// Holds the owner's pid, in every locked directory; never removed.
+const LOCK_FILE: &str = ".lock";
 
 /// How a file is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,6 +122,13 @@ pub trait Disk: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// Any error of the device.
     fn reserves_blocks(&self, dir: &Path) -> io::Result<bool>;
+
+    /// Names the present run of the machine: what was written but not synced survives for as long as it stays the
+    /// same, whatever happens to the process.
+    ///
+    /// # Errors
+    /// Any error of the system, for one that has no such name.
+    fn boot_id(&self) -> io::Result<String>;
 }
 
 /// A directory held for one process; dropping it lets go.
@@ -138,8 +148,9 @@ pub trait DiskFile: fmt::Debug + Send + Sync + 'static {
     /// Any error of the device.
     fn set_len(&self, len: u64) -> io::Result<()>;
 
-    /// Reserves real blocks for `[0, len)` and moves the end of the file there; a shorter `len` than the
-    /// file's is no change. If it fails, the file has the length it had.
+    /// Reserves real blocks for `[0, len)` and moves the end of the file there; a longer file keeps its length, but
+    /// holes below `len` are filled (a file restored by a copy that skips zeroes has some). If it fails, the
+    /// file has the length it had.
     ///
     /// # Errors
     /// [`io::ErrorKind::StorageFull`] if there is no room, and any error of the device.
@@ -170,6 +181,19 @@ pub trait DiskFile: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// Any error of the device; [`io::ErrorKind::OutOfMemory`] if the process has too many maps.
     fn map(&self, len: usize) -> io::Result<Mapping>;
+}
+
+/// The error for a directory that has an owner.
+fn locked(dir: &Path, owner: Option<u32>) -> io::Error {
+    let owner = match owner {
+        Some(pid) if pid == std::process::id() => format!("this process (pid {pid})"),
+        Some(pid) => format!("the process with pid {pid}"),
+        None => "another process".to_owned(),
+    };
+    io::Error::new(
+        io::ErrorKind::WouldBlock,
+        format!("{} is in use by {owner}", dir.display()),
+    )
 }
 
 /// Writes a small file whole: under a temporary name, synced, renamed, and the directory synced, so that
