@@ -8,14 +8,18 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+mod explain;
 mod layers;
 mod settings;
 mod topic;
 mod values;
 
+pub use explain::{explain, render, to_json};
 pub use layers::{Layers, Loaded, Source};
 pub use settings::{Kind, Setting, settings};
 pub use topic::{ConfigSource, TopicConfig, TopicConfigEntry};
+#[cfg(feature = "cli")]
+pub(crate) use topic::topic_setting;
 pub use values::{
     CleanupPolicy, CompressionType, FlushMode, ListenAddr, LogFormat, MessageTimestampType,
 };

@@ -1,0 +1,218 @@
+//! `logweir serve`: starts a broker, says where it listens, and stops it when told to.
+
+use std::io::{self, IsTerminal as _, Write as _};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use clap::Args;
+use serde_json::json;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+use super::exit::{Exit, usage};
+use super::settings::BrokerArgs;
+use crate::Broker;
+use crate::config::{Config, ListenAddr, LogFormat};
+
+const EXAMPLES: &str = "\
+Examples:
+  logweir serve                                        data in ./logweir-data, gRPC on 127.0.0.1:9093
+  logweir serve --data-dir /var/lib/logweir --grpc 0.0.0.0:9093
+  logweir serve --in-memory --grpc 127.0.0.1:0 --http off --ready-file ready.json
+  logweir serve --flush os --set log.retention_ms=2d
+
+When it is ready it prints one JSON line: {\"pid\":…,\"kafka\":null,\"grpc\":\"127.0.0.1:9093\",\"http\":\"127.0.0.1:9094\"}.
+SIGTERM or Ctrl-C finishes what is in flight and stops; a second one ends at once, losing nothing that was
+acknowledged with the default flush mode.";
+
+/// Start a broker
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct ServeCommand {
+    #[command(flatten)]
+    broker: BrokerArgs,
+    /// When ready, write the JSON line with pid and addresses to this file as well (under a temporary name, then renamed)
+    #[arg(long, value_name = "FILE")]
+    ready_file: Option<PathBuf>,
+}
+
+impl ServeCommand {
+    pub(super) async fn run(self) -> anyhow::Result<Exit> {
+        let config = self.broker.load()?.config;
+        refuse_deaf(&config)?;
+        start_logging(&config)?;
+        let mut signals = Signals::new()?;
+
+        // A signal during the start waits until the broker can be stopped in order; a second one does not.
+        let start = Broker::start(config);
+        tokio::pin!(start);
+        let mut stop = None;
+        let broker = loop {
+            tokio::select! {
+                started = &mut start => break started?,
+                name = signals.next(stop.is_some()) => stop = Some(name),
+            }
+        };
+        let addresses = Addresses {
+            kafka: broker.kafka_addr(),
+            grpc: broker.grpc_addr(),
+            http: broker.http_addr(),
+        };
+        let ready = self.tell_ready(&addresses);
+        if ready.is_ok() && stop.is_none() {
+            stop = Some(signals.next(false).await);
+        }
+        if let Some(name) = stop {
+            tracing::info!(signal = name, "stopping; a second signal ends at once");
+        }
+        let shutdown = broker.shutdown();
+        tokio::pin!(shutdown);
+        tokio::select! {
+            stopped = &mut shutdown => stopped.context("the broker did not stop cleanly")?,
+            _ = signals.next(true) => {}
+        }
+        if let Some(file) = &self.ready_file {
+            // A file left behind would name a broker that is gone.
+            let _ = std::fs::remove_file(file);
+        }
+        ready?;
+        Ok(Exit::Done)
+    }
+
+    fn tell_ready(&self, addresses: &Addresses) -> anyhow::Result<()> {
+        let line = addresses.line(std::process::id());
+        if let Some(file) = &self.ready_file {
+            write_whole(file, &line)
+                .with_context(|| format!("cannot write --ready-file {}", file.display()))?;
+        }
+        let mut out = io::stdout().lock();
+        // A parent that closed our standard output may still want the broker.
+        if writeln!(out, "{line}").and_then(|()| out.flush()).is_err() {
+            tracing::warn!("standard output is closed; the line with the addresses was not printed");
+        }
+        Ok(())
+    }
+}
+
+/// Where the broker listens.
+struct Addresses {
+    kafka: Option<SocketAddr>,
+    grpc: Option<SocketAddr>,
+    http: Option<SocketAddr>,
+}
+
+impl Addresses {
+    fn line(&self, pid: u32) -> String {
+        let text = |address: Option<SocketAddr>| address.map(|address| address.to_string());
+        json!({"pid": pid, "kafka": text(self.kafka), "grpc": text(self.grpc), "http": text(self.http)})
+            .to_string()
+    }
+}
+
+/// Whoever finds the file finds all of it.
+fn write_whole(path: &Path, line: &str) -> io::Result<()> {
+    let mut name = path.file_name().unwrap_or_default().to_os_string();
+    name.push(format!(".{}.tmp", std::process::id()));
+    let temporary = path.with_file_name(name);
+    let written = std::fs::write(&temporary, format!("{line}\n"))
+        .and_then(|()| std::fs::rename(&temporary, path));
+    if written.is_err() {
+        let _ = std::fs::remove_file(&temporary);
+    }
+    written
+}
+
+/// A broker that nobody can reach is a mistake.
+fn refuse_deaf(config: &Config) -> anyhow::Result<()> {
+    let listeners = &config.listeners;
+    if listeners.grpc == ListenAddr::Off && listeners.http == ListenAddr::Off {
+        return Err(usage(
+            "listeners.grpc and listeners.http are both off (and the Kafka listener is not served by this version): \
+             nobody could reach the broker; turn one on",
+        ));
+    }
+    Ok(())
+}
+
+/// Sends log lines to standard error. A plain level is meant for Logweir; libraries stay at warnings.
+fn start_logging(config: &Config) -> anyhow::Result<()> {
+    let level = config.log_level.as_str();
+    let directives = match level {
+        "error" | "off" | "trace" => level.to_owned(),
+        "warn" | "info" | "debug" => {
+            format!("warn,logweir={level},logweir_storage={level},logweir_client={level}")
+        }
+        directives => directives.to_owned(),
+    };
+    let filter = EnvFilter::try_new(&directives).map_err(|error| {
+        usage(format!("log_level {level:?}: {error}; say error, warn, info, debug or trace"))
+    })?;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    match config.log_format {
+        LogFormat::Json => builder.json().flatten_event(true).init(),
+        LogFormat::Text => builder.with_ansi(io::stderr().is_terminal()).init(),
+    }
+    Ok(())
+}
+
+/// The signals that end a broker.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> anyhow::Result<Self> {
+        let listen = |kind| signal(kind).context("cannot listen for signals");
+        Ok(Self {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+        })
+    }
+
+    /// Waits for a signal; where one came before already, ends the process at once.
+    async fn next(&mut self, second: bool) -> &'static str {
+        let (name, code) = tokio::select! {
+            _ = self.terminate.recv() => ("SIGTERM", 143),
+            _ = self.interrupt.recv() => ("SIGINT", 130),
+        };
+        if second {
+            tracing::warn!(signal = name, "second signal: ending at once");
+            std::process::exit(code);
+        }
+        name
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ready_line_names_pid_and_addresses_and_null_for_what_is_off() {
+        let addresses =
+            Addresses { kafka: None, grpc: Some(([127, 0, 0, 1], 9093).into()), http: None };
+        let line: serde_json::Value = serde_json::from_str(&addresses.line(7)).unwrap();
+        let expected = json!({"pid": 7, "kafka": null, "grpc": "127.0.0.1:9093", "http": null});
+        assert_eq!(line, expected);
+    }
+
+    #[test]
+    fn the_ready_file_appears_whole_and_leaves_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ready.json");
+        write_whole(&path, "{}").unwrap();
+        write_whole(&path, "{\"pid\":1}").unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "{\"pid\":1}\n");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+        assert!(write_whole(&dir.path().join("no/such/dir"), "x").is_err());
+    }
+
+    #[test]
+    fn a_broker_nobody_could_reach_is_refused() {
+        let off = Config::default().with_grpc(ListenAddr::Off).with_http(ListenAddr::Off);
+        assert!(refuse_deaf(&off).is_err());
+        assert!(refuse_deaf(&Config::default().with_http(ListenAddr::Off)).is_ok());
+    }
+}
