@@ -1,0 +1,129 @@
+//! Writes to the log file away from the raft core, which must not wait for a disk: on a thread of its own,
+//! or at once where the disk is memory. Writes happen in the order in which they were asked for.
+
+use std::io;
+use std::sync::{Arc, OnceLock, mpsc};
+use std::thread::JoinHandle;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use super::log_file::LogFile;
+
+/// Called once a write is durable, or has failed.
+pub(super) type Done = Box<dyn FnOnce(io::Result<()>) + Send>;
+
+/// A handle to the writer. Its thread ends when the last handle is dropped.
+#[derive(Clone)]
+pub(super) struct LogWriter {
+    route: Route,
+    failure: Arc<OnceLock<Arc<str>>>,
+}
+
+#[derive(Clone)]
+enum Route {
+    Inline(Arc<Mutex<LogFile>>),
+    Thread(mpsc::Sender<(Job, Done)>),
+}
+
+enum Job {
+    Append(Bytes),
+    Rewrite(Vec<Bytes>),
+    Reserve(usize),
+}
+
+impl LogWriter {
+    /// A writer that writes in the caller, for disks that never wait.
+    pub(super) fn inline(file: LogFile) -> Self {
+        Self {
+            route: Route::Inline(Arc::new(Mutex::new(file))),
+            failure: Arc::default(),
+        }
+    }
+
+    /// A writer with a thread of its own.
+    pub(super) fn spawn(file: LogFile) -> io::Result<(Self, JoinHandle<()>)> {
+        // Unbounded in form only: the raft core waits for each write before it asks for another.
+        let (sender, jobs) = mpsc::channel::<(Job, Done)>();
+        let failure: Arc<OnceLock<Arc<str>>> = Arc::default();
+        let writer = Self {
+            route: Route::Thread(sender),
+            failure: Arc::clone(&failure),
+        };
+        let thread = std::thread::Builder::new()
+            .name("logweir-meta-io".to_owned())
+            .spawn(move || {
+                let mut file = file;
+                while let Ok((job, done)) = jobs.recv() {
+                    done(run(&mut file, job, &failure));
+                }
+            })?;
+        Ok((writer, thread))
+    }
+
+    /// Why nothing more is written, once a write has failed.
+    pub(super) fn failure(&self) -> Option<Arc<str>> {
+        self.failure.get().cloned()
+    }
+
+    /// Appends a frame.
+    pub(super) fn append(&self, body: Bytes, done: Done) {
+        self.submit(Job::Append(body), done);
+    }
+
+    /// Appends a frame, and waits until it is durable.
+    pub(super) async fn append_and_wait(&self, body: Bytes) -> io::Result<()> {
+        self.wait(Job::Append(body)).await
+    }
+
+    /// Puts a file with only these frames in the place of the present one.
+    pub(super) async fn rewrite(&self, bodies: Vec<Bytes>) -> io::Result<()> {
+        self.wait(Job::Rewrite(bodies)).await
+    }
+
+    /// Makes room for a frame of `body_len` bytes. For lack of room this fails harmlessly.
+    pub(super) async fn reserve(&self, body_len: usize) -> io::Result<()> {
+        self.wait(Job::Reserve(body_len)).await
+    }
+
+    async fn wait(&self, job: Job) -> io::Result<()> {
+        let (sender, receiver) = oneshot::channel();
+        self.submit(
+            job,
+            Box::new(move |outcome| {
+                // The waiter may have gone away, and then nobody wants to know.
+                let _ = sender.send(outcome);
+            }),
+        );
+        receiver
+            .await
+            .unwrap_or_else(|_| Err(io::Error::other("the metadata writer has ended")))
+    }
+
+    fn submit(&self, job: Job, done: Done) {
+        match &self.route {
+            Route::Inline(file) => {
+                let outcome = run(&mut file.lock(), job, &self.failure);
+                done(outcome);
+            }
+            Route::Thread(sender) => {
+                if let Err(mpsc::SendError((_, done))) = sender.send((job, done)) {
+                    done(Err(io::Error::other("the metadata writer has ended")));
+                }
+            }
+        }
+    }
+}
+
+fn run(file: &mut LogFile, job: Job, failure: &OnceLock<Arc<str>>) -> io::Result<()> {
+    let outcome = match job {
+        Job::Append(body) => file.append(&body),
+        Job::Rewrite(bodies) => file.rewrite(&bodies),
+        Job::Reserve(body_len) => return file.reserve(body_len),
+    };
+    if let Err(error) = &outcome {
+        let _ = failure.set(error.to_string().into());
+    }
+    outcome
+}

@@ -1,0 +1,700 @@
+//! The quorum's thread: it opens the files, runs openraft on a runtime of its own, and takes the callers'
+//! operations one batch after another. openraft's types end here.
+//!
+//! A proposal names the version of the image that it was decided on, and takes effect only on that. So
+//! a controller that was overtaken cannot write over its successor's decisions: it decides anew.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io::{self, Cursor};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use logweir_proto::NodeId;
+use logweir_proto::grpc::internal::{Proposal, Record};
+use logweir_storage::disk::Disk;
+use openraft::error::{ClientWriteError, Fatal, RaftError};
+use openraft::{Config, Raft, RaftMetrics, ServerState, SnapshotPolicy};
+use prost::Message;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::controller::{Outcome, Request, Rules, plan};
+use super::error::{MetadataError, QuorumError};
+use super::image::Image;
+use super::log_file::{Identity, LOG_NAME, LogFile};
+use super::log_writer::LogWriter;
+use super::raft_log::{RaftLog, State};
+use super::raft_network::NoNetwork;
+use super::snapshot_file::SnapshotFile;
+use super::state_machine::{Publisher, StateMachine};
+use super::{QuorumConfig, Reply};
+
+/// Operations that may wait; more wait in their callers.
+pub(super) const QUEUE: usize = 128;
+/// The most operations decided in one proposal.
+const BATCH: usize = 64;
+/// The most bytes of a proposal, encoded.
+pub(super) const MAX_PROPOSAL_BYTES: usize = 4 << 20;
+
+openraft::declare_raft_types!(
+    /// What openraft is told about Logweir.
+    pub(super) TypeConfig:
+        D = Proposed,
+        R = Applied,
+        NodeId = u64,
+        Node = Voter,
+);
+
+/// An encoded `Proposal`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Proposed(pub(super) Bytes);
+
+// openraft asks for serde; neither its files nor its network are used here.
+impl Serialize for Proposed {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Proposed {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Vec::deserialize(deserializer).map(|bytes| Self(bytes.into()))
+    }
+}
+
+/// What became of an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Applied {
+    /// Its index.
+    pub(super) index: u64,
+    /// Whether it took effect; a proposal decided on another version than it met does not.
+    pub(super) accepted: bool,
+}
+
+/// A member of the quorum.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Voter {
+    /// Where the others reach it; empty in a quorum of one.
+    pub(super) address: String,
+    /// Its data directory, if known.
+    pub(super) directory_id: Option<[u8; 16]>,
+}
+
+/// An operation and where its answer goes.
+pub(super) struct Operation {
+    pub(super) request: Request,
+    pub(super) answer: oneshot::Sender<Result<Reply, MetadataError>>,
+}
+
+/// What the thread is given.
+pub(super) struct Start {
+    pub(super) config: QuorumConfig,
+    pub(super) publisher: Arc<Publisher>,
+    pub(super) operations: mpsc::Receiver<Operation>,
+    pub(super) ready: oneshot::Sender<Result<(), QuorumError>>,
+    pub(super) stop: CancellationToken,
+}
+
+/// The thread's body: returns when the quorum has stopped and its files are closed.
+pub(super) fn run(start: Start) {
+    let Start {
+        config,
+        publisher,
+        operations,
+        ready,
+        stop,
+    } = start;
+    let runtime = match tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            let _ = ready.send(Err(QuorumError::Failed {
+                reason: error.to_string(),
+            }));
+            return;
+        }
+    };
+    let opened = match open(&config, &publisher) {
+        Ok(opened) => opened,
+        Err(error) => {
+            let _ = ready.send(Err(error));
+            return;
+        }
+    };
+    let Opened {
+        log,
+        machine,
+        io_thread,
+    } = opened;
+    runtime.block_on(async {
+        match Node::start(config, publisher, log, machine).await {
+            Ok(mut node) => {
+                // A caller that went away has dropped the handle too, which ends the loop below.
+                let _ = ready.send(Ok(()));
+                node.serve(operations, stop).await;
+                node.shutdown().await;
+            }
+            Err(error) => {
+                let _ = ready.send(Err(error));
+            }
+        }
+    });
+    // Ends what openraft left running, and with it the last handle to the writer.
+    drop(runtime);
+    if let Some(thread) = io_thread
+        && thread.join().is_err()
+    {
+        tracing::error!("the metadata writer panicked");
+    }
+}
+
+struct Opened {
+    log: RaftLog,
+    machine: StateMachine,
+    io_thread: Option<std::thread::JoinHandle<()>>,
+}
+
+/// Opens the files, or makes them.
+fn open(config: &QuorumConfig, publisher: &Arc<Publisher>) -> Result<Opened, QuorumError> {
+    let identity = Identity {
+        node_id: config.node_id.get(),
+        directory_id: config.directory_id,
+    };
+    let disk = &config.disk;
+    let snapshots = SnapshotFile::new(Arc::clone(disk), &config.dir, identity);
+    let has_snapshot = io(
+        disk.exists(snapshots.path()),
+        snapshots.path().into(),
+        "read",
+    )?;
+    let found = LogFile::open(Arc::clone(disk), &config.dir, identity)?;
+    let (file, state) = match found {
+        Some(opened) => {
+            if opened.torn {
+                tracing::warn!(path = %opened.file.path().display(),
+                    "dropped the last write to the metadata log: it was cut off before it was acknowledged");
+            }
+            let state = replay(&opened.file, opened.bodies)?;
+            (opened.file, state)
+        }
+        None => {
+            let path = config.dir.join(LOG_NAME);
+            let missing = |reason: &str| QuorumError::Missing {
+                path: path.clone(),
+                reason: reason.to_owned(),
+            };
+            if has_snapshot {
+                return Err(missing("there is a snapshot beside it"));
+            }
+            if config.expect_existing {
+                return Err(missing("the data directory has been used before"));
+            }
+            (create(disk, config, identity)?, State::default())
+        }
+    };
+    let machine = StateMachine::open(Arc::clone(publisher), snapshots, config.disk_may_wait)?;
+    check_snapshot_reaches(&machine, &state, config)?;
+    let (writer, io_thread) = if config.disk_may_wait {
+        let (writer, thread) = io(LogWriter::spawn(file), config.dir.clone(), "written")?;
+        (writer, Some(thread))
+    } else {
+        (LogWriter::inline(file), None)
+    };
+    Ok(Opened {
+        log: RaftLog::new(state, writer),
+        machine,
+        io_thread,
+    })
+}
+
+fn create(
+    disk: &Arc<dyn Disk>,
+    config: &QuorumConfig,
+    identity: Identity,
+) -> Result<LogFile, QuorumError> {
+    let made = || {
+        disk.create_dir_all(&config.dir)?;
+        if let Some(parent) = config.dir.parent() {
+            disk.sync_dir(parent)?;
+        }
+        LogFile::create(Arc::clone(disk), &config.dir, identity, &[])
+    };
+    io(made(), config.dir.join(LOG_NAME), "created")
+}
+
+fn replay(file: &LogFile, bodies: Vec<(u64, Bytes)>) -> Result<State, QuorumError> {
+    let mut state = State::default();
+    for (position, body) in bodies {
+        state.replay(body).map_err(|reason| QuorumError::Damaged {
+            path: file.path().to_owned(),
+            position,
+            reason,
+        })?;
+    }
+    Ok(state)
+}
+
+/// The log begins where the snapshot ends, or before; a snapshot of this node's own log does not reach
+/// beyond it.
+fn check_snapshot_reaches(
+    machine: &StateMachine,
+    state: &State,
+    config: &QuorumConfig,
+) -> Result<(), QuorumError> {
+    let path: PathBuf = config.dir.join(super::snapshot_file::SNAPSHOT_NAME);
+    match (state.purged, machine.applied()) {
+        (Some(purged), None) => Err(QuorumError::Missing {
+            path,
+            reason: format!("the log begins after entry {}", purged.index),
+        }),
+        (Some(purged), Some(applied)) if applied < purged => Err(QuorumError::Damaged {
+            path,
+            position: 0,
+            reason: format!(
+                "it ends with entry {}, but the log begins after entry {}",
+                applied.index, purged.index
+            ),
+        }),
+        (_, Some(applied))
+            if !machine.snapshot_was_received() && state.last_log_id() < Some(applied) =>
+        {
+            Err(QuorumError::Damaged {
+                path: config.dir.join(LOG_NAME),
+                position: 0,
+                reason: format!(
+                    "it ends before entry {}, which the snapshot holds",
+                    applied.index
+                ),
+            })
+        }
+        _ => Ok(()),
+    }
+}
+
+fn io<T>(outcome: io::Result<T>, path: PathBuf, doing: &'static str) -> Result<T, QuorumError> {
+    outcome.map_err(|source| QuorumError::Io {
+        path,
+        doing,
+        source,
+    })
+}
+
+/// A running node.
+struct Node {
+    raft: Raft<TypeConfig>,
+    log: RaftLog,
+    publisher: Arc<Publisher>,
+    rules: Rules,
+    config: QuorumConfig,
+    /// Why nothing works any more.
+    failure: Option<Arc<str>>,
+    /// The last entry at which a snapshot was asked for.
+    snapshot_asked: u64,
+}
+
+impl Node {
+    async fn start(
+        config: QuorumConfig,
+        publisher: Arc<Publisher>,
+        log: RaftLog,
+        machine: StateMachine,
+    ) -> Result<Self, QuorumError> {
+        let failed = |reason: String| QuorumError::Failed { reason };
+        let id = u64::try_from(config.node_id.get()).map_err(|_| QuorumError::Config {
+            reason: "the node id is negative".to_owned(),
+        })?;
+        let snapshot_asked = machine.applied().map_or(0, |applied| applied.index);
+        let raft = Raft::new(id, Arc::new(raft_config()), NoNetwork, log.clone(), machine)
+            .await
+            .map_err(|error| failed(error.to_string()))?;
+        let rules = config.rules();
+        let mut node = Self {
+            raft,
+            log,
+            publisher,
+            rules,
+            config,
+            failure: None,
+            snapshot_asked,
+        };
+        if let Err(error) = node.lead(id).await {
+            let reason = node
+                .log
+                .writer()
+                .failure()
+                .map_or(error, |cause| cause.to_string());
+            // Otherwise the tasks of openraft would end with the runtime, which is as good.
+            let _ = node.raft.shutdown().await;
+            return Err(failed(reason));
+        }
+        Ok(node)
+    }
+
+    /// Becomes the leader of the quorum of one, with everything applied and the cluster formed.
+    async fn lead(&mut self, id: u64) -> Result<(), String> {
+        let text = |error: Fatal<u64>| error.to_string();
+        let mut metrics = self.raft.metrics();
+        if !self.raft.is_initialized().await.map_err(text)? {
+            let directory_id = Some(self.config.directory_id);
+            let voter = Voter {
+                address: String::new(),
+                directory_id,
+            };
+            let members = BTreeMap::from([(id, voter)]);
+            // An election follows by itself.
+            self.raft
+                .initialize(members)
+                .await
+                .map_err(|error| error.to_string())?;
+        } else if metrics.borrow().state != ServerState::Leader {
+            self.raft.trigger().elect().await.map_err(text)?;
+        }
+        wait_for(&mut metrics, |now| match now.state {
+            ServerState::Learner => Err(format!("node {id} is no voter of its own quorum")),
+            ServerState::Leader => Ok(now.current_leader == Some(id)),
+            _ => Ok(false),
+        })
+        .await?;
+        self.publisher.set_controller(Some(self.config.node_id));
+        // A leader may count only entries of its own term as committed. If the last one is older, an
+        // empty proposal commits it.
+        let last = self.log.last_log_id();
+        if last.map(|last| last.leader_id) != Some(metrics.borrow().vote.leader_id) {
+            self.propose(Vec::new(), 0)
+                .await
+                .map_err(|error| error.to_string())?;
+        }
+        let last = self.log.last_log_id();
+        wait_for(&mut metrics, |now| Ok(now.last_applied >= last)).await?;
+        self.form_cluster().await.map_err(|error| error.to_string())
+    }
+
+    async fn form_cluster(&mut self) -> Result<(), MetadataError> {
+        let (answer, formed) = oneshot::channel();
+        self.run_batch(VecDeque::from([Operation {
+            request: Request::FormCluster,
+            answer,
+        }]))
+        .await;
+        formed
+            .await
+            .unwrap_or(Err(MetadataError::Interrupted))
+            .map(drop)
+    }
+
+    async fn serve(&mut self, mut operations: mpsc::Receiver<Operation>, stop: CancellationToken) {
+        let mut held = None;
+        loop {
+            let first = match held.take() {
+                Some(operation) => operation,
+                None => tokio::select! {
+                    biased;
+                    () = stop.cancelled() => break,
+                    next = operations.recv() => match next {
+                        Some(operation) => operation,
+                        None => break,
+                    },
+                },
+            };
+            let batch = take_batch(first, &mut operations, &mut held);
+            self.run_batch(batch).await;
+            self.snapshot_if_due().await;
+        }
+        operations.close();
+        let refused = held
+            .into_iter()
+            .chain(std::iter::from_fn(|| operations.try_recv().ok()));
+        for operation in refused {
+            operation.refuse(MetadataError::ShutDown);
+        }
+    }
+
+    async fn shutdown(self) {
+        self.publisher.set_controller(None);
+        if let Err(error) = self.raft.shutdown().await {
+            tracing::error!(%error, "the metadata quorum ended badly");
+        }
+    }
+
+    /// Decides and writes some operations as one proposal, and answers each.
+    async fn run_batch(&mut self, mut batch: VecDeque<Operation>) {
+        while !batch.is_empty() {
+            if let Some(reason) = &self.failure {
+                let reason = Arc::clone(reason);
+                refuse_all(batch, &MetadataError::Offline { reason });
+                return;
+            }
+            let base = self.publisher.image();
+            let decided = decide(&mut batch, &base, &self.rules);
+            if decided.operations.is_empty() {
+                continue;
+            }
+            match self.write(decided.records, &base).await {
+                Ok(true) => {
+                    let image = self.publisher.image();
+                    for (operation, answer) in decided.operations {
+                        operation.answer(answer, &image);
+                    }
+                }
+                // Another decision came in between: decide again, in the same order.
+                Ok(false) => {
+                    for (operation, _) in decided.operations.into_iter().rev() {
+                        batch.push_front(operation);
+                    }
+                }
+                Err(error) => {
+                    let operations = decided
+                        .operations
+                        .into_iter()
+                        .map(|(operation, _)| operation);
+                    refuse_all(operations, &error);
+                }
+            }
+        }
+    }
+
+    /// Writes records decided on `base`; whether they took effect.
+    async fn write(&mut self, records: Vec<Record>, base: &Image) -> Result<bool, MetadataError> {
+        if records.is_empty() {
+            return Ok(true);
+        }
+        let bytes = records.iter().map(Message::encoded_len).sum::<usize>();
+        if let Err(error) = self.log.writer().reserve(bytes + 1_024).await {
+            return Err(self.no_room(&error));
+        }
+        self.propose(records, base.version).await
+    }
+
+    async fn propose(
+        &mut self,
+        records: Vec<Record>,
+        planned_on: u64,
+    ) -> Result<bool, MetadataError> {
+        let proposal = Proposal {
+            planned_on,
+            records,
+        };
+        let proposed = Proposed(proposal.encode_to_vec().into());
+        match self.raft.client_write(proposed).await {
+            Ok(written) => Ok(written.data.accepted),
+            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(to))) => {
+                let leader = to
+                    .leader_id
+                    .and_then(|id| i32::try_from(id).ok())
+                    .map(NodeId::new);
+                Err(MetadataError::NotController { leader })
+            }
+            Err(error) => Err(self.fail(error.to_string())),
+        }
+    }
+
+    fn no_room(&mut self, error: &io::Error) -> MetadataError {
+        if error.kind() == io::ErrorKind::StorageFull {
+            let reason = error.to_string().into();
+            return MetadataError::DiskFull {
+                path: self.config.dir.clone(),
+                reason,
+            };
+        }
+        self.fail(error.to_string())
+    }
+
+    fn fail(&mut self, error: String) -> MetadataError {
+        let reason = self.log.writer().failure().unwrap_or_else(|| error.into());
+        tracing::error!(%reason, "metadata is offline until the broker restarts");
+        self.failure = Some(Arc::clone(&reason));
+        self.publisher.set_controller(None);
+        MetadataError::Offline { reason }
+    }
+
+    async fn snapshot_if_due(&mut self) {
+        let applied = self
+            .raft
+            .metrics()
+            .borrow()
+            .last_applied
+            .map_or(0, |applied| applied.index);
+        let entries = applied.saturating_sub(self.snapshot_asked);
+        let bytes = self.log.entry_bytes() as u64;
+        if self.failure.is_some()
+            || (entries < self.config.snapshot_entries && bytes < self.config.snapshot_bytes)
+        {
+            return;
+        }
+        self.snapshot_asked = applied;
+        if let Err(error) = self.raft.trigger().snapshot().await {
+            self.fail(error.to_string());
+        }
+    }
+}
+
+impl Operation {
+    fn refuse(self, error: MetadataError) {
+        // A caller that went away does not want to know.
+        let _ = self.answer.send(Err(error));
+    }
+
+    fn answer(self, answer: Answer, image: &Image) {
+        let reply = match answer {
+            Answer::Ready(reply) => reply,
+            Answer::BrokerEpoch(node_id) => match image.brokers.get(&node_id) {
+                Some(broker) => Reply::BrokerEpoch(broker.epoch),
+                None => return self.refuse(MetadataError::UnknownBroker { node_id }),
+            },
+        };
+        let _ = self.answer.send(Ok(reply));
+    }
+}
+
+/// What an operation will be told once its records have taken effect.
+enum Answer {
+    Ready(Reply),
+    /// The epoch of this node, which is not known before.
+    BrokerEpoch(NodeId),
+}
+
+impl Answer {
+    /// The answer for an outcome, with `image` as it is right after the operation's records.
+    fn of(outcome: Outcome, image: &Image) -> Self {
+        match outcome {
+            Outcome::Done => Self::Ready(Reply::Done),
+            Outcome::BrokerEpoch(node_id) => Self::BrokerEpoch(node_id),
+            Outcome::Topic(id) => {
+                let topic = image
+                    .topic_by_id(&id)
+                    .expect("the plan was made for this topic");
+                Self::Ready(Reply::Topic(Arc::clone(topic)))
+            }
+            Outcome::DeletedTopic(id) => Self::Ready(Reply::DeletedTopic(id)),
+            Outcome::ProducerIds(block) => Self::Ready(Reply::ProducerIds(block)),
+        }
+    }
+}
+
+fn refuse_all(operations: impl IntoIterator<Item = Operation>, error: &MetadataError) {
+    for operation in operations {
+        operation.refuse(error.clone());
+    }
+}
+
+/// `first` and those that wait behind it. A registration stands alone, because its broker epoch is the
+/// index of its entry, and two runs of one broker must not share it.
+fn take_batch(
+    first: Operation,
+    operations: &mut mpsc::Receiver<Operation>,
+    held: &mut Option<Operation>,
+) -> VecDeque<Operation> {
+    let alone = |operation: &Operation| matches!(operation.request, Request::RegisterBroker(_));
+    let mut batch = VecDeque::from([first]);
+    while batch.len() < BATCH && !alone(&batch[0]) {
+        match operations.try_recv() {
+            Ok(next) if alone(&next) => {
+                *held = Some(next);
+                break;
+            }
+            Ok(next) => batch.push_back(next),
+            Err(_) => break,
+        }
+    }
+    batch
+}
+
+/// What was decided for the first operations of a batch.
+struct Decided {
+    records: Vec<Record>,
+    operations: Vec<(Operation, Answer)>,
+}
+
+/// Decides operations in order, each on what those before it will have done, until a proposal is full.
+/// Those that are refused are answered here.
+fn decide(batch: &mut VecDeque<Operation>, base: &Image, rules: &Rules) -> Decided {
+    let mut decided = Decided {
+        records: Vec::new(),
+        operations: Vec::new(),
+    };
+    let mut scratch = base.clone();
+    let mut bytes = 0;
+    while let Some(operation) = batch.pop_front() {
+        let planned = match plan(&operation.request, &scratch, rules) {
+            Ok(planned) => planned,
+            Err(error) => {
+                operation.refuse(error);
+                continue;
+            }
+        };
+        let plan_bytes: usize = planned.records.iter().map(Message::encoded_len).sum();
+        if plan_bytes > MAX_PROPOSAL_BYTES {
+            operation.refuse(MetadataError::TooLarge {
+                bytes: plan_bytes,
+                limit: MAX_PROPOSAL_BYTES,
+            });
+            continue;
+        }
+        if bytes + plan_bytes > MAX_PROPOSAL_BYTES {
+            batch.push_front(operation);
+            break;
+        }
+        let proposal = Proposal {
+            planned_on: 0,
+            records: planned.records,
+        };
+        match scratch.apply(scratch.version, &proposal) {
+            Ok(next) => scratch = next,
+            Err(error) => {
+                // A decision that does not fit the image it was made on is a bug; it must not be written.
+                let reason = format!("the decision contradicts the image: {error}").into();
+                operation.refuse(MetadataError::Offline { reason });
+                continue;
+            }
+        }
+        bytes += plan_bytes;
+        decided.records.extend(proposal.records);
+        let answer = Answer::of(planned.outcome, &scratch);
+        decided.operations.push((operation, answer));
+    }
+    decided
+}
+
+/// Waits until openraft reports what is wished for.
+async fn wait_for(
+    metrics: &mut watch::Receiver<RaftMetrics<u64, Voter>>,
+    mut reached: impl FnMut(&RaftMetrics<u64, Voter>) -> Result<bool, String>,
+) -> Result<(), String> {
+    loop {
+        {
+            let now = metrics.borrow_and_update();
+            now.running_state.as_ref().map_err(ToString::to_string)?;
+            if reached(&now)? {
+                return Ok(());
+            }
+        }
+        metrics.changed().await.map_err(|error| error.to_string())?;
+    }
+}
+
+/// A quorum of one needs no heartbeats and no election timer, so an idle broker is never woken.
+/// Written out, because openraft's default parses an empty command line.
+fn raft_config() -> Config {
+    #[expect(deprecated, reason = "the field must be given a value")]
+    Config {
+        cluster_name: "logweir".to_owned(),
+        election_timeout_min: 1_000,
+        election_timeout_max: 2_000,
+        heartbeat_interval: 250,
+        install_snapshot_timeout: 10_000,
+        send_snapshot_timeout: 0,
+        max_payload_entries: 64,
+        replication_lag_threshold: 5_000,
+        snapshot_policy: SnapshotPolicy::Never,
+        snapshot_max_chunk_size: 1 << 20,
+        max_in_snapshot_log_to_keep: 0,
+        purge_batch_size: 1,
+        enable_tick: false,
+        enable_heartbeat: false,
+        enable_elect: false,
+    }
+}
