@@ -13,6 +13,8 @@ use crate::mmap::Mapping;
 
 mod os;
 mod sim;
+#[cfg(all(test, not(loom)))]
+mod tests;
 
 pub use os::OsDisk;
 pub use sim::{DEFAULT_CAPACITY_BYTES, DiskOp, PowerCut, SimDisk, SimFault};

@@ -93,10 +93,11 @@ pub(crate) trait MapHook: fmt::Debug + Send + Sync {
 pub struct Mapping {
     backing: Backing,
     len: usize,
+    writable: bool,
 }
 
 enum Backing {
-    File { raw: MmapRaw, writable: bool },
+    File(MmapRaw),
     Memory(SharedMemory, Arc<dyn MapHook>),
 }
 
@@ -125,17 +126,24 @@ impl Mapping {
             options.map_raw_read_only(file)?
         };
         Ok(Self {
-            backing: Backing::File { raw, writable },
+            backing: Backing::File(raw),
             len,
+            writable,
         })
     }
 
     /// Maps the first `len` bytes of simulated memory.
-    pub(crate) fn of_memory(memory: SharedMemory, len: usize, hook: Arc<dyn MapHook>) -> Self {
+    pub(crate) fn of_memory(
+        memory: SharedMemory,
+        len: usize,
+        writable: bool,
+        hook: Arc<dyn MapHook>,
+    ) -> Self {
         let len = len.min(memory.0.raw.len());
         Self {
             backing: Backing::Memory(memory, hook),
             len,
+            writable,
         }
     }
 
@@ -148,7 +156,7 @@ impl Mapping {
 
     fn raw(&self) -> &MmapRaw {
         match &self.backing {
-            Backing::File { raw, .. } => raw,
+            Backing::File(raw) => raw,
             Backing::Memory(memory, _) => &memory.0.raw,
         }
     }
@@ -180,7 +188,7 @@ impl Mapping {
     /// Fixes the bytes below `end` in simulated memory; a real file relies on invariants 1 and 4.
     fn freeze(&self, end: u64) -> Result<(), MapError> {
         match &self.backing {
-            Backing::File { .. } => Ok(()),
+            Backing::File(_) => Ok(()),
             Backing::Memory(memory, _) => memory.freeze(end),
         }
     }
@@ -394,7 +402,7 @@ impl SegmentWriter {
         let len: u64 = parts.iter().map(|part| part.len() as u64).sum();
         let (start, _) = self.writable(position, position.saturating_add(len))?;
         match &self.map.mapping.backing {
-            Backing::File { raw, .. } => {
+            Backing::File(raw) => {
                 let mut at = start;
                 for part in parts {
                     // SAFETY: `writable` found `start + len` within the mapping, and `at` stays within that.
@@ -418,7 +426,7 @@ impl SegmentWriter {
     pub(crate) fn zero(&mut self, from: u64, to: u64) -> Result<(), MapError> {
         let (start, len) = self.writable(from, to)?;
         match &self.map.mapping.backing {
-            Backing::File { raw, .. } => {
+            Backing::File(raw) => {
                 // SAFETY: `writable` found `[start, start + len)` within the mapping.
                 let pointer = unsafe { raw.as_mut_ptr().add(start) };
                 // SAFETY: mapped, reserved, unpublished and ours alone, as in `write_vectored`.

@@ -22,10 +22,12 @@ mod fault;
 mod inode;
 mod names;
 mod seed;
+#[cfg(all(test, not(loom)))]
+mod tests;
 
 pub use fault::{DiskOp, SimFault};
 
-use fault::Faults;
+use fault::{Faults, Hit};
 use inode::{Inode, Live, Space, State, at};
 use names::Names;
 use seed::Seed;
@@ -549,7 +551,12 @@ impl DiskFile for SimFile {
             handle: Arc::clone(&self.0),
             memory_number: state.memory_number,
         };
-        Ok(Mapping::of_memory(memory, len, Arc::new(hook)))
+        Ok(Mapping::of_memory(
+            memory,
+            len,
+            self.0.writable,
+            Arc::new(hook),
+        ))
     }
 }
 
@@ -570,7 +577,7 @@ impl Tracker {
         let state = handle
             .state()
             .map_err(handle.failed("write through the map of"))?;
-        if !handle.writable || state.memory_number != self.memory_number {
+        if state.memory_number != self.memory_number {
             return Err(MapError::ReadOnly);
         }
         Ok(state)

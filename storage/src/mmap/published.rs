@@ -39,3 +39,60 @@ impl Published {
         self.0.store(end, Ordering::Release);
     }
 }
+
+#[cfg(all(test, loom))]
+mod loom_model {
+    use loom::cell::UnsafeCell;
+    use loom::sync::Arc;
+    use loom::thread;
+
+    use super::Published;
+
+    const BYTES: usize = 3;
+
+    /// Stands for a segment: loom's cells report a load that no release and acquire order after the
+    /// store.
+    struct Segment {
+        cells: [UnsafeCell<u8>; BYTES],
+        published: Published,
+    }
+
+    fn read(segment: &Segment, seen: &mut u64) {
+        let end = segment.published.get();
+        assert!(end >= *seen, "the end never moves back");
+        for cell in &segment.cells[..usize::try_from(end).unwrap()] {
+            cell.with(|_| ());
+        }
+        *seen = end;
+    }
+
+    /// The writer stores and publishes twice while two readers slice what they see.
+    #[test]
+    fn loom_readers_see_only_what_was_written_before_it_was_published() {
+        loom::model(|| {
+            let segment = Arc::new(Segment {
+                cells: std::array::from_fn(|_| UnsafeCell::new(0)),
+                published: Published::new(0),
+            });
+            let readers: Vec<_> = (0..2)
+                .map(|_| {
+                    let segment = Arc::clone(&segment);
+                    thread::spawn(move || {
+                        let mut seen = 0;
+                        read(&segment, &mut seen);
+                        read(&segment, &mut seen);
+                    })
+                })
+                .collect();
+            segment.cells[0].with_mut(|_| ());
+            segment.published.publish(1);
+            assert_eq!(segment.published.own(), 1);
+            segment.cells[1].with_mut(|_| ());
+            segment.cells[2].with_mut(|_| ());
+            segment.published.publish(3);
+            for reader in readers {
+                reader.join().unwrap();
+            }
+        });
+    }
+}

@@ -181,6 +181,14 @@ struct Script {
     hook: Option<Hook>,
 }
 
+/// An operation that is to fail.
+pub(super) struct Hit {
+    pub(super) error: io::Error,
+    /// The first of its rule. The later ones of a rule that holds forever happen to a device that is
+    /// gone, so they change nothing.
+    pub(super) first: bool,
+}
+
 struct Rule {
     fault: SimFault,
     seen: u64,
@@ -229,15 +237,20 @@ impl Faults {
 
     /// Counts an operation, tells the hook, and fails it if a rule says so.
     pub(super) fn enter(&self, op: DiskOp, path: &Path) -> io::Result<()> {
+        self.decide(op, path).map_or(Ok(()), |hit| Err(hit.error))
+    }
+
+    /// As [`Faults::enter`], for callers that do part of the work when they fail.
+    pub(super) fn decide(&self, op: DiskOp, path: &Path) -> Option<Hit> {
         self.counts[op as usize].fetch_add(1, Ordering::Relaxed);
         if !self.armed.load(Ordering::Acquire) {
-            return Ok(());
+            return None;
         }
         let hook = self.script.lock().hook.clone();
         if let Some(hook) = hook {
             hook(op, path);
         }
-        let mut failed = None;
+        let mut hit = None;
         let mut script = self.script.lock();
         script.rules.retain_mut(|rule| {
             if !rule.fault.fits(op, path) {
@@ -247,9 +260,13 @@ impl Faults {
             if rule.seen < rule.fault.at {
                 return true;
             }
-            failed.get_or_insert_with(|| rule.fault.error(op, path));
+            let first = rule.seen == rule.fault.at;
+            hit.get_or_insert_with(|| Hit {
+                error: rule.fault.error(op, path),
+                first,
+            });
             rule.fault.forever
         });
-        failed.map_or(Ok(()), Err)
+        hit
     }
 }
