@@ -1,8 +1,9 @@
-//! The one seam to the outside: files and directories, real ([`OsDisk`]) or simulated ([`SimDisk`]).
+//! The one seam to the outside: files and directories, real ([`OsDisk`]) or simulated
+//! ([`SimDisk`]).
 //!
-//! The hot path never calls through it: appends and reads go to a [`SegmentMap`](crate::mmap), which
-//! is pointer and length. Everything durable passes through here, so that a power cut, a full disk
-//! or a failing device can be tried out.
+//! The hot path never calls through it: appends and reads go to a [`SegmentMap`](crate::mmap),
+//! which is pointer and length. Everything durable passes through here, so that a power cut, a full
+//! disk or a failing device can be tried out.
 
 use std::fmt;
 use std::io;
@@ -114,19 +115,20 @@ pub trait Disk: fmt::Debug + Send + Sync + 'static {
     /// Takes a directory for this process, until the lock is dropped. The lock file holds the pid.
     ///
     /// # Errors
-    /// [`io::ErrorKind::WouldBlock`] if another process (or another owner within this one) has it, with its
-    /// pid in the message.
+    /// [`io::ErrorKind::WouldBlock`] if another process (or another owner within this one) has it,
+    /// with its pid in the message.
     fn lock_dir(&self, dir: &Path) -> io::Result<Box<dyn DirLock>>;
 
-    /// Whether `fallocate` reserves real blocks under `dir`, so that stores through a mapping cannot meet a
-    /// full disk. Where it does not, everything is written with [`DiskFile::write_at`].
+    /// Whether `fallocate` reserves real blocks under `dir`, so that stores through a mapping
+    /// cannot meet a full disk. Where it does not, everything is written with
+    /// [`DiskFile::write_at`].
     ///
     /// # Errors
     /// Any error of the device.
     fn reserves_blocks(&self, dir: &Path) -> io::Result<bool>;
 
-    /// Names the present run of the machine: what was written but not synced survives for as long as it stays the
-    /// same, whatever happens to the process.
+    /// Names the present run of the machine: what was written but not synced survives for as long
+    /// as it stays the same, whatever happens to the process.
     ///
     /// # Errors
     /// Any error of the system, for one that has no such name.
@@ -150,9 +152,9 @@ pub trait DiskFile: fmt::Debug + Send + Sync + 'static {
     /// Any error of the device.
     fn set_len(&self, len: u64) -> io::Result<()>;
 
-    /// Reserves real blocks for `[0, len)` and moves the end of the file there; a longer file keeps its length, but
-    /// holes below `len` are filled (a file restored by a copy that skips zeroes has some). If it fails, the
-    /// file has the length it had.
+    /// Reserves real blocks for `[0, len)` and moves the end of the file there; a longer file keeps
+    /// its length, but holes below `len` are filled (a file restored by a copy that skips zeroes
+    /// has some). If it fails, the file has the length it had.
     ///
     /// # Errors
     /// [`io::ErrorKind::StorageFull`] if there is no room, and any error of the device.
@@ -170,11 +172,12 @@ pub trait DiskFile: fmt::Debug + Send + Sync + 'static {
     /// [`io::ErrorKind::StorageFull`] if there is no room, and any error of the device.
     fn write_at(&self, bytes: &[u8], position: u64) -> io::Result<()>;
 
-    /// Makes the file's bytes and length durable (`fdatasync`). Its name is made durable by [`Disk::sync_dir`].
+    /// Makes the file's bytes and length durable (`fdatasync`). Its name is made durable by
+    /// [`Disk::sync_dir`].
     ///
     /// # Errors
-    /// Any error of the device. After one, nothing written since the last success can be trusted, and a second try
-    /// must not be made (Linux marks the pages clean all the same).
+    /// Any error of the device. After one, nothing written since the last success can be trusted,
+    /// and a second try must not be made (Linux marks the pages clean all the same).
     fn sync(&self) -> io::Result<()>;
 
     /// Maps `len` bytes of address space over the file, which may be shorter: only bytes below
@@ -198,8 +201,8 @@ fn locked(dir: &Path, owner: Option<u32>) -> io::Error {
     )
 }
 
-/// Writes a small file whole: under a temporary name, synced, renamed, and the directory synced, so that
-/// after any crash either the old or the new one is there.
+/// Writes a small file whole: under a temporary name, synced, renamed, and the directory synced, so
+/// that after any crash either the old or the new one is there.
 ///
 /// # Errors
 /// Any error of the device; the old file is then untouched.

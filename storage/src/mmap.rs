@@ -1,10 +1,11 @@
 //! The memory map, and the only unsafe code of the workspace.
 //!
-//! Owns the mappings of segments. What must always hold, so that the safe functions here stay sound:
+//! Owns the mappings of segments. What must always hold, so that the safe functions here stay
+//! sound:
 //!
 //! 1. One process owns a data directory ([`Disk::lock_dir`](crate::disk::Disk::lock_dir)), and one
-//!    [`SegmentWriter`] a file. Two maps of one real file that both write cannot be told apart here;
-//!    in simulated memory they are refused byte by byte.
+//!    [`SegmentWriter`] a file. Two maps of one real file that both write cannot be told apart
+//!    here; in simulated memory they are refused byte by byte.
 //! 2. Nothing is stored where the file has no reserved blocks: [`SegmentWriter::set_allocated`] is
 //!    called after `DiskFile::allocate`, and a write past it is an error before the copy.
 //! 3. Only the writer stores, at or above the published end; then it publishes (release). Readers
@@ -79,8 +80,8 @@ impl From<MapError> for io::Error {
     }
 }
 
-/// What a simulated disk does for the stores through a mapping: it keeps the old bytes of pages that were
-/// not synced since, and puts the new ones into its [`Memory`].
+/// What a simulated disk does for the stores through a mapping: it keeps the old bytes of pages
+/// that were not synced since, and puts the new ones into its [`Memory`].
 pub(crate) trait MapHook: fmt::Debug + Send + Sync {
     /// Writes the parts one after the other, from `position` on.
     fn write(&self, position: u64, parts: &[&[u8]]) -> Result<(), MapError>;
@@ -89,7 +90,8 @@ pub(crate) trait MapHook: fmt::Debug + Send + Sync {
     fn zero(&self, from: u64, to: u64) -> Result<(), MapError>;
 }
 
-/// Address space over a file, made by [`DiskFile::map`](crate::disk::DiskFile::map) and unmapped when dropped.
+/// Address space over a file, made by [`DiskFile::map`](crate::disk::DiskFile::map) and unmapped
+/// when dropped.
 pub struct Mapping {
     backing: Backing,
     len: usize,
@@ -194,7 +196,8 @@ impl Mapping {
     }
 }
 
-/// One segment's mapping as readers have it: everything below the published end, never anything above.
+/// One segment's mapping as readers have it: everything below the published end, never anything
+/// above.
 pub(crate) struct SegmentMap {
     mapping: Mapping,
     published: Published,
@@ -210,22 +213,19 @@ impl fmt::Debug for SegmentMap {
 }
 
 impl SegmentMap {
-    /// Splits a mapping into its writer and its readers' side. `published` bytes are valid already and
-    /// `allocated` bytes of the file have reserved blocks (for a file that is only written with
+    /// Splits a mapping into its writer and its readers' side. `published` bytes are valid already
+    /// and `allocated` bytes of the file have reserved blocks (for a file that is only written with
     /// `DiskFile::write_at`: may be published up to).
     ///
     /// # Errors
-    /// [`MapError::NotAllocated`] or [`MapError::NotMapped`] unless `published <= allocated <= mapping.len()`;
-    /// [`MapError::ReadOnly`] if the file was opened for reading.
+    /// [`MapError::NotAllocated`] or [`MapError::NotMapped`] unless `published <= allocated <=
+    /// mapping.len()`; [`MapError::ReadOnly`] if the file was opened for reading.
     pub(crate) fn new(
         mapping: Mapping,
         published: u64,
         allocated: u64,
     ) -> Result<(SegmentWriter, Arc<Self>), MapError> {
-        if let Backing::File {
-            writable: false, ..
-        } = mapping.backing
-        {
+        if !mapping.writable {
             return Err(MapError::ReadOnly);
         }
         mapping.range(0, allocated)?;
@@ -245,7 +245,8 @@ impl SegmentMap {
         ))
     }
 
-    /// Wraps the mapping of a file that gets no more bytes. The file must be at least `end` bytes long.
+    /// Wraps the mapping of a file that gets no more bytes. The file must be at least `end` bytes
+    /// long.
     ///
     /// # Errors
     /// [`MapError::NotMapped`] if the mapping is shorter.
@@ -263,8 +264,8 @@ impl SegmentMap {
         self.published.get()
     }
 
-    /// The bytes in `[from, to)` without a copy, or `None` if they are not all published. They keep the
-    /// mapping alive.
+    /// The bytes in `[from, to)` without a copy, or `None` if they are not all published. They keep
+    /// the mapping alive.
     pub(crate) fn slice(self: &Arc<Self>, from: u64, to: u64) -> Option<Bytes> {
         let (start, len) = self.readable(from, to)?;
         Some(Bytes::from_owner(Slice {
@@ -274,7 +275,8 @@ impl SegmentMap {
         }))
     }
 
-    /// Fills `buffer` from `position`; `None`, and nothing done, if the bytes are not all published.
+    /// Fills `buffer` from `position`; `None`, and nothing done, if the bytes are not all
+    /// published.
     pub(crate) fn read_into(&self, position: u64, buffer: &mut [u8]) -> Option<()> {
         let to = position.checked_add(buffer.len() as u64)?;
         let (start, len) = self.readable(position, to)?;
@@ -282,8 +284,8 @@ impl SegmentMap {
         Some(())
     }
 
-    /// Reads `[from, to)` from the device, so that a device error is an `Err` here and not a signal later. May
-    /// wait for the device. Does nothing on kernels before 5.14.
+    /// Reads `[from, to)` from the device, so that a device error is an `Err` here and not a signal
+    /// later. May wait for the device. Does nothing on kernels before 5.14.
     ///
     /// # Errors
     /// The device's, or [`io::ErrorKind::InvalidInput`] outside the mapping.
@@ -291,9 +293,9 @@ impl SegmentMap {
         self.mapping.advise(Advice::PopulateRead, from, to)
     }
 
-    /// Makes the pages of `[from, to)` present and writable, so that the appends to come do not fault. Only for
-    /// allocated bytes; beyond the file's end it is an error, not a signal. May wait for the device; needs no
-    /// lock. Does nothing on kernels before 5.14.
+    /// Makes the pages of `[from, to)` present and writable, so that the appends to come do not
+    /// fault. Only for allocated bytes; beyond the file's end it is an error, not a signal. May
+    /// wait for the device; needs no lock. Does nothing on kernels before 5.14.
     ///
     /// # Errors
     /// The device's, or [`io::ErrorKind::InvalidInput`] outside the mapping.
@@ -364,10 +366,12 @@ impl SegmentWriter {
         self.map.published.own()
     }
 
-    /// Says that the first `len` bytes of the file now have reserved blocks (`DiskFile::allocate` succeeded).
+    /// Says that the first `len` bytes of the file now have reserved blocks (`DiskFile::allocate`
+    /// succeeded).
     ///
     /// # Errors
-    /// [`MapError::NotMapped`] beyond the mapping, [`MapError::NotAllocated`] below the published end.
+    /// [`MapError::NotMapped`] beyond the mapping, [`MapError::NotAllocated`] below the published
+    /// end.
     pub(crate) fn set_allocated(&mut self, len: u64) -> Result<(), MapError> {
         self.map.mapping.range(0, len)?;
         let published = self.published();
@@ -384,13 +388,14 @@ impl SegmentWriter {
     /// Copies bytes in, unseen by readers until [`SegmentWriter::publish`].
     ///
     /// # Errors
-    /// [`MapError::Published`] or [`MapError::NotAllocated`] outside `[published, allocated)`; nothing is then
-    /// written. A simulated disk may also fail.
+    /// [`MapError::Published`] or [`MapError::NotAllocated`] outside `[published, allocated)`;
+    /// nothing is then written. A simulated disk may also fail.
     pub(crate) fn write(&mut self, position: u64, bytes: &[u8]) -> Result<(), MapError> {
         self.write_vectored(position, &[bytes])
     }
 
-    /// As [`SegmentWriter::write`], with several parts one after the other (a patched header and the rest).
+    /// As [`SegmentWriter::write`], with several parts one after the other (a patched header and
+    /// the rest).
     ///
     /// # Errors
     /// As [`SegmentWriter::write`].
@@ -405,11 +410,12 @@ impl SegmentWriter {
             Backing::File(raw) => {
                 let mut at = start;
                 for part in parts {
-                    // SAFETY: `writable` found `start + len` within the mapping, and `at` stays within that.
+                    // SAFETY: `writable` found `start + len` within the mapping, and `at` stays
+                    // within that.
                     let to = unsafe { raw.as_mut_ptr().add(at) };
-                    // SAFETY: the bytes are mapped and their blocks reserved (invariant 2); `&mut self` is the
-                    // only writer and no slice reaches above the published end (invariant 3), so neither a
-                    // reader nor `part` overlaps them.
+                    // SAFETY: the bytes are mapped and their blocks reserved (invariant 2); `&mut
+                    // self` is the only writer and no slice reaches above the published end
+                    // (invariant 3), so neither a reader nor `part` overlaps them.
                     unsafe { std::ptr::copy_nonoverlapping(part.as_ptr(), to, part.len()) };
                     at += part.len();
                 }
@@ -437,12 +443,12 @@ impl SegmentWriter {
         }
     }
 
-    /// Shows readers everything below `end`, written here or with `DiskFile::write_at` into the same file.
-    /// Publishing the present end again is no change.
+    /// Shows readers everything below `end`, written here or with `DiskFile::write_at` into the
+    /// same file. Publishing the present end again is no change.
     ///
     /// # Errors
-    /// [`MapError::Published`] if `end` would move back, [`MapError::NotAllocated`] past the allocated bytes,
-    /// [`MapError::ReadOnly`] if a simulated disk lost its power.
+    /// [`MapError::Published`] if `end` would move back, [`MapError::NotAllocated`] past the
+    /// allocated bytes, [`MapError::ReadOnly`] if a simulated disk lost its power.
     pub(crate) fn publish(&mut self, end: u64) -> Result<(), MapError> {
         let published = self.published();
         if end < published {
@@ -482,8 +488,8 @@ impl SegmentWriter {
 
 /// The bytes of one simulated file: anonymous memory, touched lazily, zero until written.
 ///
-/// Every store happens under the lock of `Core::fixed` and above its end, so that slices of mapped, published bytes are
-/// never written to, whatever the caller does.
+/// Every store happens under the lock of `Core::fixed` and above its end, so that slices of mapped,
+/// published bytes are never written to, whatever the caller does.
 pub(crate) struct Memory(Arc<Core>);
 
 struct Core {
@@ -519,7 +525,8 @@ impl Memory {
                 .no_reserve_swap()
                 .map_anon()?,
         );
-        // A huge page under each of 10,000 almost empty files would be 20 GB. Kernels without them refuse.
+        // A huge page under each of 10,000 almost empty files would be 20 GB. Kernels without them
+        // refuse.
         let _ = raw.advise(Advice::NoHugePage);
         Ok(Self(Arc::new(Core {
             raw,
@@ -546,7 +553,8 @@ impl Memory {
         SharedMemory(Arc::clone(&self.0))
     }
 
-    /// Ends writing and publishing through the mappings there are; their readers keep what they see.
+    /// Ends writing and publishing through the mappings there are; their readers keep what they
+    /// see.
     pub(crate) fn retire(self) {
         self.0.fixed.lock().retired = true;
     }
@@ -556,8 +564,9 @@ impl Memory {
         let start = self.writable(&fixed, position, bytes.len())?;
         // SAFETY: `writable` found `start + bytes.len()` within the memory.
         let to = unsafe { self.0.raw.as_mut_ptr().add(start) };
-        // SAFETY: within the memory; every other store and load of unfixed bytes needs the lock that is held,
-        // and slices reach only to `fixed.end`, below `start`. `bytes` is somebody's slice, so it is not here.
+        // SAFETY: within the memory; every other store and load of unfixed bytes needs the lock
+        // that is held, and slices reach only to `fixed.end`, below `start`. `bytes` is somebody's
+        // slice, so it is not here.
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
         drop(fixed);
         Ok(())
@@ -579,7 +588,8 @@ impl Memory {
         let start = self.within(position, buffer.len())?;
         // SAFETY: `within` found `start + buffer.len()` within the memory.
         let from = unsafe { self.0.raw.as_ptr().add(start) };
-        // SAFETY: within the memory; nobody stores while the lock is held; `buffer` is exclusively the caller's.
+        // SAFETY: within the memory; nobody stores while the lock is held; `buffer` is exclusively
+        // the caller's.
         unsafe { std::ptr::copy_nonoverlapping(from, buffer.as_mut_ptr(), buffer.len()) };
         drop(fixed);
         Ok(())

@@ -28,7 +28,8 @@ impl OsDisk {
     }
 }
 
-/// Adds what was tried and on which path; the kind stays, except that a used-up quota is a full disk.
+/// Adds what was tried and on which path; the kind stays, except that a used-up quota is a full
+/// disk.
 fn at(error: &io::Error, verb: &str, path: &Path) -> io::Error {
     let kind = match error.kind() {
         io::ErrorKind::QuotaExceeded => io::ErrorKind::StorageFull,
@@ -124,7 +125,8 @@ impl Disk for OsDisk {
             .truncate(false)
             .open(&path)
             .map_err(|e| at(&e, "open", &path))?;
-        // `flock` belongs to this open file, so a second owner within the process is refused as well.
+        // `flock` belongs to this open file, so a second owner within the process is refused as
+        // well.
         match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
             Err(e) if e == rustix::io::Errno::WOULDBLOCK => {
@@ -151,7 +153,8 @@ impl Disk for OsDisk {
     }
 }
 
-/// Holds the lock by holding the open file. The lock file stays: removing it would race with the next owner.
+/// Holds the lock by holding the open file. The lock file stays: removing it would race with the
+/// next owner.
 #[derive(Debug)]
 struct OsDirLock {
     _file: File,
@@ -229,10 +232,11 @@ mod trial {
     const TMPFS: u64 = 0x0102_1994;
     const TRIAL_BYTES: u64 = 64 * 1024;
 
-    /// A promise needs three things. The type of the file system is one of the few that overwrite in place and for
-    /// which it was tried (an overlay, FUSE or NFS hides what lies beneath; btrfs, ZFS and f2fs write elsewhere and
-    /// need new blocks for it). `fallocate` works (ext3 on the ext4 driver has none). And files cannot share blocks: where
-    /// `cp` makes reflinks, a copy of the active segment would turn reserved blocks into shared ones.
+    /// A promise needs three things. The type of the file system is one of the few that overwrite
+    /// in place and for which it was tried (an overlay, FUSE or NFS hides what lies beneath; btrfs,
+    /// ZFS and f2fs write elsewhere and need new blocks for it). `fallocate` works (ext3 on the
+    /// ext4 driver has none). And files cannot share blocks: where `cp` makes reflinks, a copy of
+    /// the active segment would turn reserved blocks into shared ones.
     pub(super) fn reserves_blocks(dir: &Path) -> io::Result<bool> {
         let found = rustix::fs::statfs(dir).map_err(|e| at(&e.into(), "type of", dir))?;
         let kind = u64::try_from(found.f_type).unwrap_or_default();

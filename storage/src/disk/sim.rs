@@ -1,10 +1,13 @@
-//! The simulated disk: files in memory that a power cut, a full disk or a failing device can happen to.
+//! The simulated disk: files in memory that a power cut, a full disk or a failing device can happen
+//! to.
 //!
-//! It is also what embedders run on when nothing is to be kept, so it is cheap: making one maps nothing, files take
-//! memory as they are touched, and knowing what a power cut would lose costs a marker per new page. A
-//! [`SimDisk`] and its clones are one disk; [`SimDisk::power_cut`] ends the "process" that uses it.
+//! It is also what embedders run on when nothing is to be kept, so it is cheap: making one maps
+//! nothing, files take memory as they are touched, and knowing what a power cut would lose costs a
+//! marker per new page. A [`SimDisk`] and its clones are one disk; [`SimDisk::power_cut`] ends the
+//! "process" that uses it.
 //!
-//! Locks, in this order: `Machine::names`, one file's state, one file's memory. None is held while the hook runs.
+//! Locks, in this order: `Machine::names`, one file's state, one file's memory. None is held while
+//! the hook runs.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -41,7 +44,8 @@ pub const DEFAULT_CAPACITY_BYTES: u64 = 1 << 30;
 pub enum PowerCut {
     /// The machine stopped. Of what was not synced, the seed decides what reached the device.
     LoseUnsynced,
-    /// Only the process was killed: everything written is there, but what was not synced still is not.
+    /// Only the process was killed: everything written is there, but what was not synced still is
+    /// not.
     KeepAll,
 }
 
@@ -169,8 +173,8 @@ impl SimDisk {
         self.machine.faults.clear();
     }
 
-    /// Calls `hook` before each operation, with its kind and path and no lock held, so that it may wait (a slow disk), count or
-    /// cut the power. `None` takes it back.
+    /// Calls `hook` before each operation, with its kind and path and no lock held, so that it may
+    /// wait (a slow disk), count or cut the power. `None` takes it back.
     pub fn set_hook(&self, hook: Option<Arc<dyn Fn(DiskOp, &Path) + Send + Sync>>) {
         self.machine.faults.set_hook(hook);
     }
@@ -187,11 +191,13 @@ impl SimDisk {
         self.machine.faults.count(op)
     }
 
-    /// Flips bit `bit` (0 to 7) of the byte at `position`, on the device and in the cache. A mapping that is alive
-    /// keeps the byte it shows; reads through handles and mappings made from then on have the new one.
+    /// Flips bit `bit` (0 to 7) of the byte at `position`, on the device and in the cache. A
+    /// mapping that is alive keeps the byte it shows; reads through handles and mappings made from
+    /// then on have the new one.
     ///
     /// # Errors
-    /// [`io::ErrorKind::NotFound`] without such a file, [`io::ErrorKind::UnexpectedEof`] beyond its end.
+    /// [`io::ErrorKind::NotFound`] without such a file, [`io::ErrorKind::UnexpectedEof`] beyond its
+    /// end.
     pub fn flip_bit(&self, path: &Path, position: u64, bit: u32) -> io::Result<()> {
         let found = self.machine.names.lock().file(path)?;
         let live = found.ok_or_else(|| at(&io::ErrorKind::NotFound.into(), "flip in", path))?;
@@ -205,13 +211,15 @@ impl SimDisk {
 
     /// Ends the process that uses the disk, and says what is left for the next.
     ///
-    /// Every handle, lock and *clone* made before is dead and gives errors, so that threads of the old process
-    /// cannot disturb the new one; only the `SimDisk` this is called on goes on, and clones made of it from now on. Mappings
-    /// and `Bytes` of the old process stay as they are, and readable. Faults, hook and capacity stay too.
+    /// Every handle, lock and *clone* made before is dead and gives errors, so that threads of the
+    /// old process cannot disturb the new one; only the `SimDisk` this is called on goes on, and
+    /// clones made of it from now on. Mappings and `Bytes` of the old process stay as they are, and
+    /// readable. Faults, hook and capacity stay too.
     ///
-    /// With [`PowerCut::LoseUnsynced`], `seed` decides: each 4 KiB page changed since its file's last sync holds the old
-    /// bytes, the new ones, or a mix of 512-byte sectors; changed lengths, and each name made, renamed or removed since its
-    /// directory's last sync, are kept or lost. A file whose name was lost is gone even if it was synced.
+    /// With [`PowerCut::LoseUnsynced`], `seed` decides: each 4 KiB page changed since its file's
+    /// last sync holds the old bytes, the new ones, or a mix of 512-byte sectors; changed lengths,
+    /// and each name made, renamed or removed since its directory's last sync, are kept or lost. A
+    /// file whose name was lost is gone even if it was synced.
     pub fn power_cut(&self, seed: u64, cut: PowerCut) {
         let mut seed = Seed::new(seed);
         let mut names = self.machine.names.lock();
@@ -516,16 +524,19 @@ impl DiskFile for SimFile {
 
     fn write_at(&self, bytes: &[u8], position: u64) -> io::Result<()> {
         self.0.check_writable()?;
-        let fault = self.0.machine.faults.enter(DiskOp::Write, &self.0.path);
-        let bytes = if fault.is_ok() {
-            bytes
-        } else {
-            &bytes[..bytes.len() / 2]
+        let hit = self.0.machine.faults.decide(DiskOp::Write, &self.0.path);
+        let bytes = match &hit {
+            None => bytes,
+            Some(Hit { first: true, .. }) => &bytes[..bytes.len() / 2],
+            Some(_) => &[],
         };
         let mut state = self.0.state().map_err(self.0.failed("write"))?;
         let written = state.write(position, bytes, self.0.live.space());
         drop(state);
-        fault.and(written.map_err(self.0.failed("write")))
+        match hit {
+            Some(hit) => Err(hit.error),
+            None => written.map_err(self.0.failed("write")),
+        }
     }
 
     fn sync(&self) -> io::Result<()> {

@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::{Disk, DiskFile, OpenMode, OsDisk, SimDisk, replace_file};
+use super::{Disk, OpenMode, OsDisk, SimDisk, replace_file};
 use crate::mmap::{MapError, SegmentMap};
 
 const KIB: u64 = 1024;
@@ -538,7 +538,8 @@ fn an_overlay_promises_nothing() {
     }
 }
 
-/// A file copied by a tool that skips zeroes has holes; storing into one on a full disk would be a signal.
+/// A file copied by a tool that skips zeroes has holes; storing into one on a full disk would be a
+/// signal.
 #[test]
 fn allocate_fills_holes_below_the_length() {
     let Some(mounted) = Mounted::ext4(16 * MIB) else {

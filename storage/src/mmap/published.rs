@@ -1,8 +1,8 @@
 //! The published end: the one word by which a segment's writer hands bytes to its readers.
 //!
-//! The writer stores bytes, then the end (release); a reader loads the end (acquire), then bytes below it. The model at
-//! the foot checks exactly this type under every interleaving that loom can find:
-//! `RUSTFLAGS="--cfg loom" cargo test -p logweir-storage --release loom`.
+//! The writer stores bytes, then the end (release); a reader loads the end (acquire), then bytes
+//! below it. The model at the foot checks exactly this type under every interleaving that loom can
+//! find: `RUSTFLAGS="--cfg loom" cargo test -p logweir-storage --release loom`.
 
 use sync::{AtomicU64, Ordering};
 
@@ -33,7 +33,8 @@ impl Published {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// Hands everything below `end` to the readers. Called by the one writer, never with a lower end.
+    /// Hands everything below `end` to the readers. Called by the one writer, never with a lower
+    /// end.
     pub(super) fn publish(&self, end: u64) {
         debug_assert!(end >= self.own());
         self.0.store(end, Ordering::Release);

@@ -1,4 +1,5 @@
-//! Which operation of a [`SimDisk`](super::SimDisk) fails, how they are counted, and who is told of them.
+//! Which operation of a [`SimDisk`](super::SimDisk) fails, how they are counted, and who is told of
+//! them.
 
 use std::fmt;
 use std::io;
@@ -42,13 +43,16 @@ pub enum DiskOp {
     Allocate,
     /// Bytes were read, not through a mapping.
     Read,
-    /// Bytes were written, not through a mapping. If it is made to fail, the first half of them is written.
+    /// Bytes were written, not through a mapping. If it is made to fail, the first half of them is
+    /// written.
     Write,
-    /// A file's bytes were made durable. If it is made to fail, they are not, and never will be by a second try.
+    /// A file's bytes were made durable. If it is made to fail, they are not, and never will be by
+    /// a second try.
     Sync,
     /// A file was mapped.
     Map,
-    /// Bytes were written through a mapping. Not one of the operations "of any kind": a real one cannot fail.
+    /// Bytes were written through a mapping. Not one of the operations "of any kind": a real one
+    /// cannot fail.
     MapWrite,
 }
 
@@ -118,7 +122,8 @@ impl SimFault {
         }
     }
 
-    /// The `k`-th operation that fits, counted from the injection, is the one to fail; 1 is the next.
+    /// The `k`-th operation that fits, counted from the injection, is the one to fail; 1 is the
+    /// next.
     #[must_use]
     pub fn at(self, k: u64) -> Self {
         Self {
@@ -184,8 +189,8 @@ struct Script {
 /// An operation that is to fail.
 pub(super) struct Hit {
     pub(super) error: io::Error,
-    /// The first of its rule. The later ones of a rule that holds forever happen to a device that is
-    /// gone, so they change nothing.
+    /// The first of its rule. The later ones of a rule that holds forever happen to a device that
+    /// is gone, so they change nothing.
     pub(super) first: bool,
 }
 

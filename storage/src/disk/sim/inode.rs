@@ -1,8 +1,10 @@
-//! One simulated file: its bytes, what of them is durable, and what a power cut makes of the difference.
+//! One simulated file: its bytes, what of them is durable, and what a power cut makes of the
+//! difference.
 //!
-//! Only what changed since the last sync costs anything: per 4 KiB page either the old bytes or, for a page that was
-//! zero, nothing but a marker. Bytes that a live mapping has published are never changed in place; what
-//! would change them is an error here, where a real file would silently hurt its readers.
+//! Only what changed since the last sync costs anything: per 4 KiB page either the old bytes or,
+//! for a page that was zero, nothing but a marker. Bytes that a live mapping has published are
+//! never changed in place; what would change them is an error here, where a real file would
+//! silently hurt its readers.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -29,8 +31,8 @@ fn index(position: u64) -> usize {
         .expect("a simulated file fits the address space, `check_end` saw to it")
 }
 
-/// What a disk has and what of it is taken. A new one after each power cut, so that what the dead process still
-/// holds does not count.
+/// What a disk has and what of it is taken. A new one after each power cut, so that what the dead
+/// process still holds does not count.
 #[derive(Debug)]
 pub(super) struct Space {
     capacity: Arc<AtomicU64>,
@@ -69,7 +71,8 @@ impl Space {
     }
 }
 
-/// A file that somebody can still reach, by name, handle or mapping; its blocks are taken for as long.
+/// A file that somebody can still reach, by name, handle or mapping; its blocks are taken for as
+/// long.
 #[derive(Debug)]
 pub(super) struct Live {
     pub(super) inode: Arc<Inode>,
@@ -110,7 +113,8 @@ pub(super) struct State {
     /// Counts memories; a mapping of an older one can only be read.
     pub(super) memory_number: u64,
     len: u64,
-    /// Whole pages taken from the disk's space, always `[0, allocated)`: a hole counts as if it were filled.
+    /// Whole pages taken from the disk's space, always `[0, allocated)`: a hole counts as if it
+    /// were filled.
     allocated: u64,
     /// Nothing at or above it was ever written, so it is all zero. `touched <= len`.
     touched: u64,
@@ -118,7 +122,8 @@ pub(super) struct State {
     durable_len: u64,
     /// Pages that differ from what is durable.
     shadow: BTreeMap<u64, Old>,
-    /// The last page put into `shadow` and still dirty, so that small appends need not look it up again.
+    /// The last page put into `shadow` and still dirty, so that small appends need not look it up
+    /// again.
     last_kept: Option<u64>,
     /// Flipped bits that wait until no live mapping can see the byte change: position and mask.
     flips: Vec<(u64, u8)>,
@@ -129,7 +134,8 @@ pub(super) struct State {
 struct Old {
     /// `None` is all zero.
     bytes: Option<Box<[u8; PAGE_BYTES]>>,
-    /// A failed sync marked the page clean: no later sync will write it, unless it is written to again.
+    /// A failed sync marked the page clean: no later sync will write it, unless it is written to
+    /// again.
     given_up: bool,
 }
 
@@ -482,7 +488,8 @@ impl State {
         Ok(())
     }
 
-    /// Whether there is room behind the byte, so that it can be stored without growing anything mapped.
+    /// Whether there is room behind the byte, so that it can be stored without growing anything
+    /// mapped.
     fn reaches(&self, position: u64) -> bool {
         match &self.content {
             Content::Buffer(_) => true,
@@ -519,8 +526,8 @@ impl State {
 
 /// What a power cut does to one file.
 impl State {
-    /// Ends the handles, and moves the bytes away from the mappings that the dead process has. What is
-    /// durable does not change.
+    /// Ends the handles, and moves the bytes away from the mappings that the dead process has. What
+    /// is durable does not change.
     pub(super) fn orphan(&mut self, generation: u64) -> io::Result<()> {
         self.generation = generation;
         if self.content.is_shared() {
@@ -530,7 +537,8 @@ impl State {
         Ok(())
     }
 
-    /// Decides for each change since the last sync whether the device got it. Called after `orphan`.
+    /// Decides for each change since the last sync whether the device got it. Called after
+    /// `orphan`.
     pub(super) fn lose_unsynced(&mut self, seed: &mut Seed) -> io::Result<()> {
         let len = self.len_after_cut(seed);
         let fates = Fates::choose(seed, self.shadow.len() as u64);
@@ -628,7 +636,8 @@ enum Fate {
     Torn,
 }
 
-/// How a file's pages fared. Chosen a file at a time, or every cut of many pages would look like the average one.
+/// How a file's pages fared. Chosen a file at a time, or every cut of many pages would look like
+/// the average one.
 enum Fates {
     All(Fate),
     /// Writeback went from the front: new pages, one torn, old pages.

@@ -1,7 +1,9 @@
-//! The simulated directories: the names as the process sees them, the names that are durable, and the changes between.
+//! The simulated directories: the names as the process sees them, the names that are durable, and
+//! the changes between.
 //!
-//! A change becomes durable when a directory it concerns is synced. At a power cut any of the others may have reached
-//! the device: none, all, those up to some moment (a journal), or any choice of them (what POSIX allows).
+//! A change becomes durable when a directory it concerns is synced. At a power cut any of the
+//! others may have reached the device: none, all, those up to some moment (a journal), or any
+//! choice of them (what POSIX allows).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -12,8 +14,8 @@ use super::inode::{Inode, Live, Space};
 use super::seed::Seed;
 use crate::disk::DirEntry;
 
-/// More changes than this wait for a sync only until the next one: then the oldest reach the device by themselves, as a
-/// journal's do every few seconds.
+/// More changes than this wait for a sync only until the next one: then the oldest reach the device
+/// by themselves, as a journal's do every few seconds.
 const MAX_PENDING: usize = 4096;
 /// Removed files that only a power cut could bring back are kept up to this size.
 const MAX_PENDING_BYTES: u64 = 256 << 20;
@@ -512,7 +514,8 @@ fn reach(tree: &Tree<Arc<Inode>>, from: DirId, reached: &mut BTreeSet<DirId>) {
     }
 }
 
-/// Applies one change to durable names. What it was to find there may be missing, because an earlier change was lost.
+/// Applies one change to durable names. What it was to find there may be missing, because an
+/// earlier change was lost.
 fn apply(durable: &mut Tree<Arc<Inode>>, change: Change) {
     match change {
         Change::Link((dir, name), node) => {
