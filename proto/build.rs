@@ -21,9 +21,13 @@ fn generate() -> Result<(), Box<dyn std::error::Error>> {
     let out = std::path::PathBuf::from(std::env::var("OUT_DIR")?);
     std::fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
     // `bytes` fields alias the received frame: the payload is not copied while decoding.
-    tonic_prost_build::configure().bytes(".").compile_fds(descriptors)?;
+    tonic_prost_build::configure()
+        .bytes(".")
+        .compile_fds(descriptors)?;
     // What brokers keep on disk: compiled apart, so that reflection does not show it.
     let internal = protox::compile(["logweir/internal/metadata.proto"], ["."])?;
-    tonic_prost_build::configure().bytes(".").compile_fds(internal)?;
+    tonic_prost_build::configure()
+        .bytes(".")
+        .compile_fds(internal)?;
     Ok(())
 }

@@ -259,7 +259,12 @@ mod tests {
     #[test]
     fn every_number_finds_its_code_again_and_they_ascend() {
         for pair in ErrorCode::ALL.windows(2) {
-            assert!(pair[0].code() < pair[1].code(), "{} before {}", pair[0], pair[1]);
+            assert!(
+                pair[0].code() < pair[1].code(),
+                "{} before {}",
+                pair[0],
+                pair[1]
+            );
         }
         for code in ErrorCode::ALL {
             assert_eq!(ErrorCode::from_code(code.code()), Some(*code));

@@ -2,7 +2,13 @@
 //!
 //! `bytes` fields are [`bytes::Bytes`] that share the received frame.
 
-#![allow(missing_docs, clippy::all, clippy::pedantic, unreachable_pub, unused_qualifications)]
+#![allow(
+    missing_docs,
+    clippy::all,
+    clippy::pedantic,
+    unreachable_pub,
+    unused_qualifications
+)]
 
 /// Version 1 of the contract.
 pub mod v1 {

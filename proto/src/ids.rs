@@ -112,7 +112,10 @@ impl Sequence {
 
     /// This sequence moved on by `records` (at or above 0), wrapping from `i32::MAX` to 0 as Kafka does.
     #[must_use]
-    #[expect(clippy::cast_possible_truncation, reason = "the modulus keeps it within i32")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "the modulus keeps it within i32"
+    )]
     pub const fn plus(self, records: i32) -> Self {
         Self(((self.0 as i64 + records as i64) % (i32::MAX as i64 + 1)) as i32)
     }

@@ -45,14 +45,20 @@ mod tests {
 
     /// The vectors of Kafka's own `UtilsTest.testMurmur2`.
     #[test]
-    #[expect(clippy::cast_sign_loss, reason = "Kafka writes the hashes as signed numbers")]
+    #[expect(
+        clippy::cast_sign_loss,
+        reason = "Kafka writes the hashes as signed numbers"
+    )]
     fn hashes_equal_those_of_kafkas_java_client() {
         for (key, hash) in [
             ("21", -973_932_308_i32),
             ("foobar", -790_332_482),
             ("a-little-bit-long-string", -985_981_536),
             ("a-little-bit-longer-string", -1_486_304_829),
-            ("lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8", -58_897_971),
+            (
+                "lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8",
+                -58_897_971,
+            ),
             ("abc", 479_470_107),
         ] {
             assert_eq!(murmur2(key.as_bytes()), hash as u32, "{key}");

@@ -26,5 +26,8 @@ pub use header::{
 };
 pub use records::{Record, RecordHeader, Records};
 
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzz;
 #[cfg(test)]
 mod tests;

@@ -120,3 +120,6 @@ fn read_all(mut reader: impl Read, packed: usize, limit: usize) -> Result<Vec<u8
     out.truncate(filled);
     Ok(out)
 }
+
+#[cfg(test)]
+mod tests;
