@@ -238,6 +238,18 @@ impl Quorum {
         self.inner.publisher.changed()
     }
 
+    /// Why nothing can be changed any more until the broker restarts; `None` while all is well.
+    pub(crate) fn offline(&self) -> Option<Arc<str>> {
+        self.inner.publisher.failure()
+    }
+
+    /// Waits until the quorum's thread has ended, for whatever reason. Dropping the future is safe.
+    pub(crate) async fn ended(&self) {
+        let mut ended = self.inner.ended.clone();
+        // Nothing is ever sent: the thread drops the sender as the last thing it does.
+        while ended.changed().await.is_ok() {}
+    }
+
     /// Registers a run of a broker, which may lead partitions from then on, and gives it its epoch, which
     /// is greater than that of every run before.
     ///
@@ -349,7 +361,10 @@ impl Quorum {
         name: &str,
         total: i32,
     ) -> Result<(), MetadataError> {
-        let request = Request::CreatePartitions { name: name.to_owned(), total };
+        let request = Request::CreatePartitions {
+            name: name.to_owned(),
+            total,
+        };
         controller::plan(&request, &self.image(), &self.inner.rules).map(drop)
     }
 
@@ -363,7 +378,11 @@ impl Quorum {
         set: BTreeMap<String, String>,
         unset: Vec<String>,
     ) -> Result<(), MetadataError> {
-        let request = Request::AlterConfigs { name: name.to_owned(), set, unset };
+        let request = Request::AlterConfigs {
+            name: name.to_owned(),
+            set,
+            unset,
+        };
         controller::plan(&request, &self.image(), &self.inner.rules).map(drop)
     }
 
@@ -382,9 +401,7 @@ impl Quorum {
     /// are closed. The image stays readable. A second call waits like the first.
     pub(crate) async fn shutdown(&self) {
         self.inner.stop.cancel();
-        let mut ended = self.inner.ended.clone();
-        // Nothing is ever sent: the thread drops the sender as the last thing it does.
-        while ended.changed().await.is_ok() {}
+        self.ended().await;
         let thread = self.inner.thread.lock().take();
         if let Some(thread) = thread
             && thread.join().is_err()

@@ -159,8 +159,11 @@ impl LogFile {
             file.set_len(end).map_err(failed("cut"))?;
         }
         if scan.torn || frames != mark.frames {
-            // A frame above the mark may be whole only in the page cache of a machine whose broker was
-            // killed before its sync. From here on it counts, so it must be durable.
+            // A frame above the mark may be whole in the page cache only: its broker was killed before the
+            // sync, or the sync failed and the kernel took the pages for clean. From here on the frame counts,
+            // so it is written once more and synced.
+            let above = &bytes[usize::try_from(mark.end).unwrap_or(bytes.len())..scan.end];
+            file.write_at(above, mark.end).map_err(failed("written"))?;
             file.sync().map_err(failed("synced"))?;
             let mark = Mark { frames, end };
             file.write_at(&mark.encode(), mark.position())
@@ -187,11 +190,6 @@ impl LogFile {
     /// The file's path.
     pub(super) fn path(&self) -> &Path {
         &self.path
-    }
-
-    /// How many bytes its frames reach.
-    pub(super) fn end(&self) -> u64 {
-        self.end
     }
 
     /// Reserves blocks for a frame of `body_len` bytes and [`SLACK`], so that appending it cannot meet a
@@ -226,18 +224,34 @@ impl LogFile {
         self.file.write_at(&mark.encode(), mark.position())
     }
 
-    /// Puts a file with only these frames in its place.
+    /// Puts a file with only these frames in its place; for lack of room, `false` and the file stays as it was.
     ///
     /// # Errors
     /// As [`LogFile::append`].
-    pub(super) fn rewrite(&mut self, bodies: &[Bytes]) -> io::Result<()> {
+    pub(super) fn rewrite(&mut self, bodies: &[Bytes]) -> io::Result<bool> {
         self.check()?;
-        let dir = self.path.parent().unwrap_or(Path::new("")).to_owned();
-        let rewritten =
-            Self::create(Arc::clone(&self.disk), &dir, self.identity, bodies).map(|new| {
-                *self = new;
-            });
-        self.poison_if(rewritten)
+        let bytes = file_image(self.identity, bodies);
+        let temporary = self.path.with_extension("new");
+        match write_new(&*self.disk, &temporary, &bytes) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+                // If it cannot be removed either, the next rewrite does it.
+                let _ = self.disk.remove_file(&temporary);
+                return Ok(false);
+            }
+            Err(error) => return self.poison_if(Err(error)).map(|()| false),
+        }
+        let renamed = self.replace_with(&temporary, bytes.len() as u64, bodies.len() as u64);
+        self.poison_if(renamed).map(|()| true)
+    }
+
+    fn replace_with(&mut self, temporary: &Path, end: u64, frames: u64) -> io::Result<()> {
+        self.disk.rename(temporary, &self.path)?;
+        self.disk
+            .sync_dir(self.path.parent().unwrap_or(Path::new("")))?;
+        self.file = self.disk.open(&self.path, OpenMode::Write)?;
+        (self.end, self.allocated, self.frames) = (end, end, frames);
+        Ok(())
     }
 
     fn grow(&mut self, needed: u64) -> io::Result<()> {
@@ -361,6 +375,16 @@ fn encode_frame(sequence: u64, body: &[u8]) -> Vec<u8> {
     frame.put_slice(&TRAILER);
     frame.resize(pages, 0);
     frame
+}
+
+/// Writes a file that nobody knows of yet, and syncs it.
+fn write_new(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    if disk.exists(path)? {
+        disk.remove_file(path)?;
+    }
+    let file = disk.open(path, OpenMode::Create)?;
+    file.write_at(bytes, 0)?;
+    file.sync()
 }
 
 fn read_whole(file: &dyn DiskFile) -> io::Result<Vec<u8>> {

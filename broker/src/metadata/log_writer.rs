@@ -12,7 +12,15 @@ use tokio::sync::oneshot;
 use super::log_file::LogFile;
 
 /// Called once a write is durable, or has failed.
-pub(super) type Done = Box<dyn FnOnce(io::Result<()>) + Send>;
+pub(super) type Done = Box<dyn FnOnce(io::Result<Written>) + Send>;
+
+/// What became of a write that did not fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Written {
+    Durable,
+    /// There was no room to rewrite the file, which is as it was.
+    NoRoom,
+}
 
 /// A handle to the writer. Its thread ends when the last handle is dropped.
 #[derive(Clone)]
@@ -74,20 +82,20 @@ impl LogWriter {
 
     /// Appends a frame, and waits until it is durable.
     pub(super) async fn append_and_wait(&self, body: Bytes) -> io::Result<()> {
-        self.wait(Job::Append(body)).await
+        self.wait(Job::Append(body)).await.map(drop)
     }
 
     /// Puts a file with only these frames in the place of the present one.
-    pub(super) async fn rewrite(&self, bodies: Vec<Bytes>) -> io::Result<()> {
+    pub(super) async fn rewrite(&self, bodies: Vec<Bytes>) -> io::Result<Written> {
         self.wait(Job::Rewrite(bodies)).await
     }
 
     /// Makes room for a frame of `body_len` bytes. For lack of room this fails harmlessly.
     pub(super) async fn reserve(&self, body_len: usize) -> io::Result<()> {
-        self.wait(Job::Reserve(body_len)).await
+        self.wait(Job::Reserve(body_len)).await.map(drop)
     }
 
-    async fn wait(&self, job: Job) -> io::Result<()> {
+    async fn wait(&self, job: Job) -> io::Result<Written> {
         let (sender, receiver) = oneshot::channel();
         self.submit(
             job,
@@ -116,11 +124,18 @@ impl LogWriter {
     }
 }
 
-fn run(file: &mut LogFile, job: Job, failure: &OnceLock<Arc<str>>) -> io::Result<()> {
+fn run(file: &mut LogFile, job: Job, failure: &OnceLock<Arc<str>>) -> io::Result<Written> {
     let outcome = match job {
-        Job::Append(body) => file.append(&body),
-        Job::Rewrite(bodies) => file.rewrite(&bodies),
-        Job::Reserve(body_len) => return file.reserve(body_len),
+        Job::Append(body) => file.append(&body).map(|()| Written::Durable),
+        Job::Rewrite(bodies) => file.rewrite(&bodies).map(|rewritten| {
+            if rewritten {
+                Written::Durable
+            } else {
+                Written::NoRoom
+            }
+        }),
+        // For lack of room only the operation fails that asked for it.
+        Job::Reserve(body_len) => return file.reserve(body_len).map(|()| Written::Durable),
     };
     if let Err(error) = &outcome {
         let _ = failure.set(error.to_string().into());

@@ -28,13 +28,19 @@ use super::log_writer::LogWriter;
 use super::raft_log::{RaftLog, State};
 use super::raft_network::NoNetwork;
 use super::snapshot_file::SnapshotFile;
-use super::state_machine::{Publisher, StateMachine};
+use super::state_machine::{Publisher, StateMachine, encoded_image_len};
 use super::{QuorumConfig, Reply};
 
 /// Operations that may wait; more wait in their callers.
 pub(super) const QUEUE: usize = 128;
 /// The most operations decided in one proposal.
 const BATCH: usize = 64;
+/// How often openraft's clock ticks in a quorum of one: a day, in ms.
+const NEVER_MS: u64 = 86_400_000;
+/// Room for a snapshot's header and for the rewritten log, in bytes.
+const SNAPSHOT_SLACK: u64 = 1 << 20;
+/// Bytes that a log frame has besides the proposal, at most.
+const FRAME_OVERHEAD: usize = 256;
 /// The most bytes of a proposal, encoded.
 pub(super) const MAX_PROPOSAL_BYTES: usize = 4 << 20;
 
@@ -290,10 +296,11 @@ struct Node {
     publisher: Arc<Publisher>,
     rules: Rules,
     config: QuorumConfig,
-    /// Why nothing works any more.
-    failure: Option<Arc<str>>,
-    /// The last entry at which a snapshot was asked for.
-    snapshot_asked: u64,
+    metrics: watch::Receiver<RaftMetrics<u64, Voter>>,
+    /// The entry at which the next snapshot is due.
+    snapshot_due_index: u64,
+    /// The bytes of entries at which the next snapshot is due.
+    snapshot_due_bytes: u64,
 }
 
 impl Node {
@@ -307,19 +314,20 @@ impl Node {
         let id = u64::try_from(config.node_id.get()).map_err(|_| QuorumError::Config {
             reason: "the node id is negative".to_owned(),
         })?;
-        let snapshot_asked = machine.applied().map_or(0, |applied| applied.index);
+        let in_snapshot = machine.applied().map_or(0, |applied| applied.index);
         let raft = Raft::new(id, Arc::new(raft_config()), NoNetwork, log.clone(), machine)
             .await
             .map_err(|error| failed(error.to_string()))?;
         let rules = config.rules();
         let mut node = Self {
+            metrics: raft.metrics(),
+            snapshot_due_index: in_snapshot + config.snapshot_entries,
+            snapshot_due_bytes: config.snapshot_bytes,
             raft,
             log,
             publisher,
             rules,
             config,
-            failure: None,
-            snapshot_asked,
         };
         if let Err(error) = node.lead(id).await {
             let reason = node
@@ -337,7 +345,7 @@ impl Node {
     /// Becomes the leader of the quorum of one, with everything applied and the cluster formed.
     async fn lead(&mut self, id: u64) -> Result<(), String> {
         let text = |error: Fatal<u64>| error.to_string();
-        let mut metrics = self.raft.metrics();
+        let mut metrics = self.metrics.clone();
         if !self.raft.is_initialized().await.map_err(text)? {
             let directory_id = Some(self.config.directory_id);
             let voter = Voter {
@@ -364,7 +372,7 @@ impl Node {
         // empty proposal commits it.
         let last = self.log.last_log_id();
         if last.map(|last| last.leader_id) != Some(metrics.borrow().vote.leader_id) {
-            self.propose(Vec::new(), 0)
+            self.propose(Proposal::default())
                 .await
                 .map_err(|error| error.to_string())?;
         }
@@ -391,13 +399,9 @@ impl Node {
         loop {
             let first = match held.take() {
                 Some(operation) => operation,
-                None => tokio::select! {
-                    biased;
-                    () = stop.cancelled() => break,
-                    next = operations.recv() => match next {
-                        Some(operation) => operation,
-                        None => break,
-                    },
+                None => match self.next(&mut operations, &stop).await {
+                    Some(operation) => operation,
+                    None => break,
                 },
             };
             let batch = take_batch(first, &mut operations, &mut held);
@@ -413,6 +417,31 @@ impl Node {
         }
     }
 
+    /// The next operation; `None` when the quorum is to end. Meanwhile it notices if openraft has ended.
+    async fn next(
+        &mut self,
+        operations: &mut mpsc::Receiver<Operation>,
+        stop: &CancellationToken,
+    ) -> Option<Operation> {
+        loop {
+            let watched = self.publisher.failure().is_none();
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return None,
+                operation = operations.recv() => return operation,
+                changed = self.metrics.changed(), if watched => {
+                    let running = match changed {
+                        Ok(()) => self.metrics.borrow().running_state.clone(),
+                        Err(_) => Err(Fatal::Stopped),
+                    };
+                    if let Err(error) = running {
+                        self.fail(error.to_string());
+                    }
+                }
+            }
+        }
+    }
+
     async fn shutdown(self) {
         self.publisher.set_controller(None);
         if let Err(error) = self.raft.shutdown().await {
@@ -423,8 +452,7 @@ impl Node {
     /// Decides and writes some operations as one proposal, and answers each.
     async fn run_batch(&mut self, mut batch: VecDeque<Operation>) {
         while !batch.is_empty() {
-            if let Some(reason) = &self.failure {
-                let reason = Arc::clone(reason);
+            if let Some(reason) = self.publisher.failure() {
                 refuse_all(batch, &MetadataError::Offline { reason });
                 return;
             }
@@ -462,23 +490,24 @@ impl Node {
         if records.is_empty() {
             return Ok(true);
         }
-        let bytes = records.iter().map(Message::encoded_len).sum::<usize>();
-        if let Err(error) = self.log.writer().reserve(bytes + 1_024).await {
-            return Err(self.no_room(&error));
-        }
-        self.propose(records, base.version).await
+        self.propose(Proposal {
+            planned_on: base.version,
+            records,
+        })
+        .await
     }
 
-    async fn propose(
-        &mut self,
-        records: Vec<Record>,
-        planned_on: u64,
-    ) -> Result<bool, MetadataError> {
-        let proposal = Proposal {
-            planned_on,
-            records,
-        };
+    async fn propose(&mut self, proposal: Proposal) -> Result<bool, MetadataError> {
         let proposed = Proposed(proposal.encode_to_vec().into());
+        // openraft takes a full disk for a broken one, so the room is made sure of before.
+        if let Err(error) = self
+            .log
+            .writer()
+            .reserve(proposed.0.len() + FRAME_OVERHEAD)
+            .await
+        {
+            return Err(self.no_room(&error));
+        }
         match self.raft.client_write(proposed).await {
             Ok(written) => Ok(written.data.accepted),
             Err(RaftError::APIError(ClientWriteError::ForwardToLeader(to))) => {
@@ -492,7 +521,7 @@ impl Node {
         }
     }
 
-    fn no_room(&mut self, error: &io::Error) -> MetadataError {
+    fn no_room(&self, error: &io::Error) -> MetadataError {
         if error.kind() == io::ErrorKind::StorageFull {
             let reason = error.to_string().into();
             return MetadataError::DiskFull {
@@ -503,29 +532,45 @@ impl Node {
         self.fail(error.to_string())
     }
 
-    fn fail(&mut self, error: String) -> MetadataError {
+    /// Notes that nothing can be written any more, and why.
+    fn fail(&self, error: String) -> MetadataError {
         let reason = self.log.writer().failure().unwrap_or_else(|| error.into());
-        tracing::error!(%reason, "metadata is offline until the broker restarts");
-        self.failure = Some(Arc::clone(&reason));
-        self.publisher.set_controller(None);
+        if self.publisher.fail(Arc::clone(&reason)) {
+            tracing::error!(%reason, "metadata is offline until the broker restarts");
+            self.publisher.set_controller(None);
+        }
         MetadataError::Offline { reason }
     }
 
+    /// Asks for a snapshot when enough was written since the last one, so that log and memory stay small.
     async fn snapshot_if_due(&mut self) {
         let applied = self
-            .raft
-            .metrics()
+            .metrics
             .borrow()
             .last_applied
             .map_or(0, |applied| applied.index);
-        let entries = applied.saturating_sub(self.snapshot_asked);
         let bytes = self.log.entry_bytes() as u64;
-        if self.failure.is_some()
-            || (entries < self.config.snapshot_entries && bytes < self.config.snapshot_bytes)
-        {
+        self.snapshot_due_bytes = self
+            .snapshot_due_bytes
+            .min(bytes + self.config.snapshot_bytes);
+        let due = applied >= self.snapshot_due_index || bytes >= self.snapshot_due_bytes;
+        if !due || self.publisher.failure().is_some() {
             return;
         }
-        self.snapshot_asked = applied;
+        self.snapshot_due_index = applied + self.config.snapshot_entries;
+        self.snapshot_due_bytes = bytes + self.config.snapshot_bytes;
+        // openraft takes a full disk for a broken one. Without a snapshot the log grows on, until there
+        // is no room for that either and operations are refused.
+        let needed = encoded_image_len(&self.publisher.image()) as u64 + SNAPSHOT_SLACK;
+        let free = self
+            .config
+            .disk
+            .space(&self.config.dir)
+            .map(|space| space.free_bytes);
+        if !free.is_ok_and(|free| free >= needed) {
+            tracing::warn!(needed, "no room for a snapshot of the metadata");
+            return;
+        }
         if let Err(error) = self.raft.trigger().snapshot().await {
             self.fail(error.to_string());
         }
@@ -682,9 +727,9 @@ fn raft_config() -> Config {
     #[expect(deprecated, reason = "the field must be given a value")]
     Config {
         cluster_name: "logweir".to_owned(),
-        election_timeout_min: 1_000,
-        election_timeout_max: 2_000,
-        heartbeat_interval: 250,
+        election_timeout_min: 2 * NEVER_MS,
+        election_timeout_max: 3 * NEVER_MS,
+        heartbeat_interval: NEVER_MS,
         install_snapshot_timeout: 10_000,
         send_snapshot_timeout: 0,
         max_payload_entries: 64,

@@ -6,7 +6,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
-use std::io;
 use std::ops::RangeBounds;
 use std::sync::Arc;
 
@@ -22,7 +21,7 @@ use parking_lot::Mutex;
 use prost::Message;
 
 use super::log_file::frame_pages;
-use super::log_writer::LogWriter;
+use super::log_writer::{LogWriter, Written};
 use super::raft::TypeConfig;
 use super::raft_codec::{
     entry_from_wire, entry_to_wire, log_id_from_wire, log_id_to_wire, vote_from_wire, vote_to_wire,
@@ -291,7 +290,7 @@ impl RaftLogStorage<TypeConfig> for RaftLog {
         };
         self.writer.append(
             frame,
-            Box::new(move |outcome| callback.log_io_completed(outcome)),
+            Box::new(move |outcome| callback.log_io_completed(outcome.map(drop))),
         );
         Ok(())
     }
@@ -308,23 +307,22 @@ impl RaftLogStorage<TypeConfig> for RaftLog {
     }
 
     async fn purge(&mut self, log_id: LogId<u64>) -> Result<(), StorageError<u64>> {
-        enum Change {
-            Frame(Bytes),
-            Rewrite(Vec<Bytes>),
-        }
-        let change = {
+        let (frame, rewritten) = {
             let mut state = self.state.lock();
             state.purge(log_id);
             let live = state.entry_bytes as u64;
-            if state.file_bytes > REWRITE_MIN_BYTES.max(live.saturating_mul(2)) {
-                Change::Rewrite(state.rewritten())
-            } else {
-                Change::Frame(state.frame(vec![Kind::PurgedTo(log_id_to_wire(&log_id))]))
-            }
+            let rewrite = state.file_bytes > REWRITE_MIN_BYTES.max(live.saturating_mul(2));
+            let frame = state.frame(vec![Kind::PurgedTo(log_id_to_wire(&log_id))]);
+            (frame, rewrite.then(|| state.rewritten()))
         };
-        let written: io::Result<()> = match change {
-            Change::Frame(frame) => self.writer.append_and_wait(frame).await,
-            Change::Rewrite(frames) => self.writer.rewrite(frames).await,
+        let rewritten = match rewritten {
+            Some(frames) => self.writer.rewrite(frames).await,
+            None => Ok(Written::NoRoom),
+        };
+        let written = match rewritten {
+            Ok(Written::Durable) => Ok(()),
+            Ok(Written::NoRoom) => self.writer.append_and_wait(frame).await,
+            Err(error) => Err(error),
         };
         written.map_err(|error| StorageIOError::write_logs(AnyError::new(&error)).into())
     }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use bytes::{Buf, BufMut, Bytes};
 use logweir_proto::grpc::internal::SnapshotMeta;
 use logweir_storage::disk::{Disk, OpenMode, replace_file};
+use parking_lot::Mutex;
 use prost::Message;
 
 use super::error::QuorumError;
@@ -26,6 +27,8 @@ pub(super) struct SnapshotFile {
     disk: Arc<dyn Disk>,
     path: PathBuf,
     identity: Identity,
+    /// The last entry in the newest snapshot written by this process; held while one is written.
+    newest: Arc<Mutex<Option<u64>>>,
 }
 
 impl SnapshotFile {
@@ -34,6 +37,7 @@ impl SnapshotFile {
             disk,
             path: dir.join(SNAPSHOT_NAME),
             identity,
+            newest: Arc::default(),
         }
     }
 
@@ -42,8 +46,14 @@ impl SnapshotFile {
         &self.path
     }
 
-    /// Replaces the snapshot; the new one is durable when this returns.
+    /// Replaces the snapshot; the new one is durable when this returns. One that was begun before a newer
+    /// one is left out.
     pub(super) fn write(&self, mut meta: SnapshotMeta, body: &[u8]) -> io::Result<()> {
+        let mut newest = self.newest.lock();
+        let last = meta.last_log_id.as_ref().map(|id| id.index);
+        if last < *newest {
+            return Ok(());
+        }
         meta.node_id = self.identity.node_id;
         meta.directory_id = Bytes::copy_from_slice(&self.identity.directory_id);
         let meta = meta.encode_to_vec();
@@ -65,7 +75,9 @@ impl SnapshotFile {
         );
         bytes.put_slice(&meta);
         bytes.put_slice(body);
-        replace_file(&*self.disk, &self.path, &bytes)
+        replace_file(&*self.disk, &self.path, &bytes)?;
+        *newest = last;
+        Ok(())
     }
 
     /// Reads the snapshot; `None` if there is none.

@@ -1,7 +1,7 @@
 //! Applies committed entries to the image and publishes it; makes and takes snapshots.
 
 use std::io::{self, Cursor};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
 use logweir_proto::NodeId;
@@ -28,6 +28,8 @@ pub(super) struct Publisher {
     version: watch::Sender<u64>,
     /// Held while the image is replaced.
     replacing: Mutex<()>,
+    /// Why nothing is written any more.
+    failure: OnceLock<Arc<str>>,
 }
 
 impl Publisher {
@@ -36,6 +38,7 @@ impl Publisher {
             image: ArcSwap::from_pointee(Image::default()),
             version: watch::Sender::new(0),
             replacing: Mutex::new(()),
+            failure: OnceLock::new(),
         }
     }
 
@@ -45,6 +48,16 @@ impl Publisher {
 
     pub(super) fn changed(&self) -> watch::Receiver<u64> {
         self.version.subscribe()
+    }
+
+    /// Why nothing is written any more, if so.
+    pub(super) fn failure(&self) -> Option<Arc<str>> {
+        self.failure.get().cloned()
+    }
+
+    /// Notes that nothing is written any more; `false` if that was known.
+    pub(super) fn fail(&self, reason: Arc<str>) -> bool {
+        self.failure.set(reason).is_ok()
     }
 
     fn publish(&self, mut image: Image) {
@@ -316,6 +329,15 @@ fn meta_to_wire(meta: &SnapshotMeta<u64, Voter>, received: bool) -> wire::Snapsh
         received,
         ..Default::default()
     }
+}
+
+/// How long the snapshot's body would be.
+pub(super) fn encoded_image_len(image: &Image) -> usize {
+    wire::SnapshotImage {
+        version: image.version,
+        records: image.to_records(),
+    }
+    .encoded_len()
 }
 
 /// The snapshot's body: records that make the image.
