@@ -14,11 +14,11 @@ use crate::mmap::Mapping;
 
 mod os;
 mod sim;
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
 mod tests;
 
 pub use os::OsDisk;
-pub use sim::{DEFAULT_CAPACITY_BYTES, DiskOp, PowerCut, SimDisk, SimFault};
+pub use sim::{DEFAULT_CAPACITY_BYTES, DiskHook, DiskOp, PowerCut, SimDisk, SimFault};
 
 /// Holds the owner's pid, in every locked directory; never removed.
 const LOCK_FILE: &str = ".lock";
@@ -139,6 +139,10 @@ pub trait Disk: fmt::Debug + Send + Sync + 'static {
 pub trait DirLock: fmt::Debug + Send + Sync {}
 
 /// An open file.
+#[expect(
+    clippy::len_without_is_empty,
+    reason = "a length may fail to be read, and is never asked for emptiness"
+)]
 pub trait DiskFile: fmt::Debug + Send + Sync + 'static {
     /// Its length in bytes.
     ///

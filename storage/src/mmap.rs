@@ -31,7 +31,7 @@ use memmap2::{Advice, MmapOptions, MmapRaw};
 use parking_lot::Mutex;
 
 mod published;
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
 mod tests;
 
 use published::Published;
@@ -151,7 +151,6 @@ impl Mapping {
 
     /// Its length in bytes; the file may be shorter.
     #[must_use]
-    #[expect(clippy::len_without_is_empty, reason = "a mapping is never empty")]
     pub fn len(&self) -> usize {
         self.len
     }

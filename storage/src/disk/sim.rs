@@ -25,10 +25,10 @@ mod fault;
 mod inode;
 mod names;
 mod seed;
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
 mod tests;
 
-pub use fault::{DiskOp, SimFault};
+pub use fault::{DiskHook, DiskOp, SimFault};
 
 use fault::{Faults, Hit};
 use inode::{Inode, Live, Space, State, at};
@@ -175,7 +175,7 @@ impl SimDisk {
 
     /// Calls `hook` before each operation, with its kind and path and no lock held, so that it may
     /// wait (a slow disk), count or cut the power. `None` takes it back.
-    pub fn set_hook(&self, hook: Option<Arc<dyn Fn(DiskOp, &Path) + Send + Sync>>) {
+    pub fn set_hook(&self, hook: Option<DiskHook>) {
         self.machine.faults.set_hook(hook);
     }
 
@@ -220,6 +220,9 @@ impl SimDisk {
     /// last sync holds the old bytes, the new ones, or a mix of 512-byte sectors; changed lengths,
     /// and each name made, renamed or removed since its directory's last sync, are kept or lost. A
     /// file whose name was lost is gone even if it was synced.
+    ///
+    /// # Panics
+    /// If there is no memory for a copy of the files that mappings of the old process hold.
     pub fn power_cut(&self, seed: u64, cut: PowerCut) {
         let mut seed = Seed::new(seed);
         let mut names = self.machine.names.lock();

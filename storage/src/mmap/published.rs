@@ -48,6 +48,7 @@ mod loom_model {
     use loom::thread;
 
     use super::Published;
+    use super::sync::Ordering;
 
     const BYTES: usize = 3;
 
@@ -58,8 +59,20 @@ mod loom_model {
         published: Published,
     }
 
-    fn read(segment: &Segment, seen: &mut u64) {
-        let end = segment.published.get();
+    /// The two halves of the protocol, so that the model can be given weaker ones.
+    #[derive(Clone, Copy)]
+    struct Protocol {
+        publish: fn(&Published, u64),
+        get: fn(&Published) -> u64,
+    }
+
+    const OURS: Protocol = Protocol {
+        publish: Published::publish,
+        get: Published::get,
+    };
+
+    fn read(segment: &Segment, protocol: Protocol, seen: &mut u64) {
+        let end = (protocol.get)(&segment.published);
         assert!(end >= *seen, "the end never moves back");
         for cell in &segment.cells[..usize::try_from(end).unwrap()] {
             cell.with(|_| ());
@@ -68,9 +81,8 @@ mod loom_model {
     }
 
     /// The writer stores and publishes twice while two readers slice what they see.
-    #[test]
-    fn loom_readers_see_only_what_was_written_before_it_was_published() {
-        loom::model(|| {
+    fn check(protocol: Protocol) {
+        loom::model(move || {
             let segment = Arc::new(Segment {
                 cells: std::array::from_fn(|_| UnsafeCell::new(0)),
                 published: Published::new(0),
@@ -80,20 +92,45 @@ mod loom_model {
                     let segment = Arc::clone(&segment);
                     thread::spawn(move || {
                         let mut seen = 0;
-                        read(&segment, &mut seen);
-                        read(&segment, &mut seen);
+                        read(&segment, protocol, &mut seen);
+                        read(&segment, protocol, &mut seen);
                     })
                 })
                 .collect();
             segment.cells[0].with_mut(|_| ());
-            segment.published.publish(1);
+            (protocol.publish)(&segment.published, 1);
             assert_eq!(segment.published.own(), 1);
             segment.cells[1].with_mut(|_| ());
             segment.cells[2].with_mut(|_| ());
-            segment.published.publish(3);
+            (protocol.publish)(&segment.published, 3);
             for reader in readers {
                 reader.join().unwrap();
             }
+        });
+    }
+
+    #[test]
+    fn loom_readers_see_only_what_was_written_before_it_was_published() {
+        check(OURS);
+    }
+
+    /// The model would be worth nothing if it let this pass.
+    #[test]
+    #[should_panic(expected = "Causality violation")]
+    fn loom_notices_a_relaxed_publish() {
+        check(Protocol {
+            publish: |end, to| end.0.store(to, Ordering::Relaxed),
+            ..OURS
+        });
+    }
+
+    /// The model would be worth nothing if it let this pass.
+    #[test]
+    #[should_panic(expected = "Causality violation")]
+    fn loom_notices_a_relaxed_read() {
+        check(Protocol {
+            get: |end| end.0.load(Ordering::Relaxed),
+            ..OURS
         });
     }
 }

@@ -168,8 +168,9 @@ impl SimFault {
     }
 }
 
-/// Called before each operation, with no lock held.
-pub(super) type Hook = Arc<dyn Fn(DiskOp, &Path) + Send + Sync>;
+/// Called before each operation of a [`SimDisk`](super::SimDisk), with its kind and path and no lock
+/// held.
+pub type DiskHook = Arc<dyn Fn(DiskOp, &Path) + Send + Sync>;
 
 /// Rules, counts and the hook of one disk.
 #[derive(Default)]
@@ -183,7 +184,7 @@ pub(super) struct Faults {
 #[derive(Default)]
 struct Script {
     rules: Vec<Rule>,
-    hook: Option<Hook>,
+    hook: Option<DiskHook>,
 }
 
 /// An operation that is to fail.
@@ -220,7 +221,7 @@ impl Faults {
         self.armed.store(script.hook.is_some(), Ordering::Release);
     }
 
-    pub(super) fn set_hook(&self, hook: Option<Hook>) {
+    pub(super) fn set_hook(&self, hook: Option<DiskHook>) {
         let mut script = self.script.lock();
         script.hook = hook;
         let armed = script.hook.is_some() || !script.rules.is_empty();

@@ -384,27 +384,20 @@ impl Names {
             .partition(|c| chosen(c));
         self.pending = later;
         for change in now {
+            let removed = match &change {
+                Change::Unlink(_, Entry::Dir(id)) => Some(*id),
+                _ => None,
+            };
             apply(&mut self.durable, change);
+            if let Some(id) = removed
+                && !self.live.contains_key(&id)
+            {
+                self.durable.remove(&id);
+            }
         }
         if self.pending.is_empty() {
             self.pending_bytes = 0;
         }
-        self.forget_dirs();
-    }
-
-    /// Directories that nothing leads to any more need no memory.
-    fn forget_dirs(&mut self) {
-        if self.durable.len() == self.live.len() {
-            return;
-        }
-        let mut wanted: BTreeSet<DirId> = self.live.keys().copied().collect();
-        reach(&self.durable, ROOT, &mut wanted);
-        for change in &self.pending {
-            if let Entry::Dir(id) = change.node() {
-                reach(&self.durable, *id, &mut wanted);
-            }
-        }
-        self.durable.retain(|id, _| wanted.contains(id));
     }
 
     /// Files that any name leads to, or could lead to after a power cut.
@@ -448,9 +441,12 @@ impl Names {
             }
         }
         self.pending_bytes = 0;
-        let mut reached = BTreeSet::new();
-        reach(&self.durable, ROOT, &mut reached);
+        let reached = reach(&self.durable);
         self.durable.retain(|id, _| reached.contains(id));
+        // A directory that was emptied and removed for good can still be named by a lost change.
+        for id in reached {
+            self.durable.entry(id).or_default();
+        }
     }
 
     /// After `lose_unsynced`: the process sees what is durable.
@@ -498,20 +494,21 @@ fn live_of(
     Arc::clone(live)
 }
 
-fn reach(tree: &Tree<Arc<Inode>>, from: DirId, reached: &mut BTreeSet<DirId>) {
-    let mut open = vec![from];
-    let mut seen = BTreeSet::new();
+/// Directories that the root leads to.
+fn reach(tree: &Tree<Arc<Inode>>) -> BTreeSet<DirId> {
+    let mut reached = BTreeSet::new();
+    let mut open = vec![ROOT];
     while let Some(id) = open.pop() {
-        if !seen.insert(id) {
+        if !reached.insert(id) {
             continue;
         }
-        reached.insert(id);
         for entry in tree.get(&id).into_iter().flat_map(BTreeMap::values) {
             if let Entry::Dir(below) = entry {
                 open.push(*below);
             }
         }
     }
+    reached
 }
 
 /// Applies one change to durable names. What it was to find there may be missing, because an
