@@ -1,0 +1,317 @@
+//! Making appends durable: one group-commit thread for all logs of a directory.
+//!
+//! A log is in the queue at most once, so the queue is as long as there are logs; all that was appended up to
+//! the moment of the sync is served by it. A failed sync takes the directory offline and is never tried again.
+//! Lock order: a log's `flushing`, then its files; the queue is never held with another. No callback is called
+//! with any of them held.
+
+use std::collections::VecDeque;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use logweir_proto::Offset;
+use parking_lot::{Condvar, Mutex};
+
+use crate::disk::{Disk, DiskFile};
+use crate::log::LogShared;
+use crate::log_dir::DirContext;
+
+/// What a log's owner is told when a flush is done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FlushOutcome {
+    /// All below this offset (exclusive) is durable. If the log was truncated in the meantime it may lie above
+    /// the log's end.
+    Durable(Offset),
+    /// The data directory is offline, for this reason; nothing more becomes durable.
+    Failed(Arc<str>),
+}
+
+/// Called by the group-commit thread, with no lock of the log or the data directory held.
+pub type FlushCallback = Box<dyn Fn(FlushOutcome) + Send + Sync>;
+
+/// A file with bytes that may not be durable.
+#[derive(Clone, Debug)]
+struct UnsyncedFile {
+    base: Offset,
+    file: Arc<dyn DiskFile>,
+    /// It gets no more bytes, so one sync is enough.
+    sealed: bool,
+}
+
+#[derive(Debug, Default)]
+struct Unsynced {
+    /// Segments by base offset; the last is the active one.
+    files: Vec<UnsyncedFile>,
+    /// Directories in which names were made.
+    dirs: Vec<PathBuf>,
+    /// Raised by a truncation, so that a flush from before says nothing about offsets after.
+    truncations: u64,
+}
+
+/// What of one log waits to be made durable.
+pub(crate) struct LogFlush {
+    unsynced: Mutex<Unsynced>,
+    /// Bytes appended since the last flush.
+    bytes: AtomicU64,
+    queued: AtomicBool,
+    /// A flush was asked for at a later time.
+    timed: AtomicBool,
+    /// Held while a flush is in progress: what one has taken on must be done before another says so.
+    flushing: Mutex<()>,
+    on_flush: FlushCallback,
+}
+
+impl std::fmt::Debug for LogFlush {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LogFlush")
+            .field("unsynced", &self.unsynced)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What one flush covers.
+struct Snapshot {
+    end: Offset,
+    bytes: u64,
+    files: Vec<UnsyncedFile>,
+    dirs: Vec<PathBuf>,
+    truncations: u64,
+}
+
+impl LogFlush {
+    pub(crate) fn new(on_flush: FlushCallback) -> Self {
+        Self {
+            unsynced: Mutex::default(),
+            bytes: AtomicU64::new(0),
+            queued: AtomicBool::new(false),
+            timed: AtomicBool::new(false),
+            flushing: Mutex::new(()),
+            on_flush,
+        }
+    }
+
+    /// Adds the file of a segment that will be appended to.
+    pub(crate) fn add_file(&self, base: Offset, file: Arc<dyn DiskFile>) {
+        let mut unsynced = self.unsynced.lock();
+        for earlier in &mut unsynced.files {
+            earlier.sealed = true;
+        }
+        unsynced.files.push(UnsyncedFile {
+            base,
+            file,
+            sealed: false,
+        });
+    }
+
+    /// Adds a directory in which a name was made.
+    pub(crate) fn add_dir(&self, dir: PathBuf) {
+        let mut unsynced = self.unsynced.lock();
+        if !unsynced.dirs.contains(&dir) {
+            unsynced.dirs.push(dir);
+        }
+    }
+
+    /// Forgets the files of segments from `base` on, and what flushes in progress will say.
+    pub(crate) fn truncate(&self, base: Offset) {
+        let mut unsynced = self.unsynced.lock();
+        unsynced.files.retain(|file| file.base < base);
+        unsynced.truncations += 1;
+    }
+
+    /// Lets go of all files. Only when everything is durable.
+    pub(crate) fn release(&self) {
+        self.unsynced.lock().files.clear();
+    }
+
+    pub(crate) fn unflushed_bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn add_bytes(&self, bytes: u64) {
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn tell(&self, outcome: FlushOutcome) {
+        (self.on_flush)(outcome);
+    }
+
+    fn snapshot(&self, end: impl FnOnce() -> Offset) -> Snapshot {
+        let mut unsynced = self.unsynced.lock();
+        // The files are those of the end or later ones: a file is added before its first append.
+        Snapshot {
+            end: end(),
+            bytes: self.bytes.load(Ordering::Relaxed),
+            files: unsynced.files.clone(),
+            dirs: std::mem::take(&mut unsynced.dirs),
+            truncations: unsynced.truncations,
+        }
+    }
+
+    /// Notes what was synced; calls `advance` unless the log was truncated in the meantime.
+    fn complete(&self, snapshot: &Snapshot, advance: impl FnOnce()) -> bool {
+        let mut unsynced = self.unsynced.lock();
+        self.bytes.fetch_sub(snapshot.bytes, Ordering::Relaxed);
+        if unsynced.truncations != snapshot.truncations {
+            return false;
+        }
+        let synced = |file: &UnsyncedFile| {
+            snapshot
+                .files
+                .iter()
+                .any(|other| other.sealed && other.base == file.base)
+        };
+        unsynced.files.retain(|file| !synced(file));
+        advance();
+        true
+    }
+}
+
+impl Snapshot {
+    fn sync(&self, disk: &dyn Disk) -> io::Result<()> {
+        for file in &self.files {
+            file.file.sync()?;
+        }
+        for dir in &self.dirs {
+            disk.sync_dir(dir)?;
+        }
+        Ok(())
+    }
+}
+
+/// Makes one log durable up to its present end and moves its durable end there. Waits for the device.
+///
+/// # Errors
+/// The reason the directory is offline, which a failed sync made it.
+pub(crate) fn flush_log(context: &DirContext, log: &LogShared) -> Result<Offset, Arc<str>> {
+    let _flushing = log.flush.flushing.lock();
+    context.health.check()?;
+    let snapshot = log.flush.snapshot(|| log.offsets.log_end());
+    if let Err(error) = snapshot.sync(context.disk.as_ref()) {
+        let reason = format!("sync of {} failed: {error}", log.files.dir().display());
+        return Err(context.go_offline(reason));
+    }
+    log.flush
+        .complete(&snapshot, || log.offsets.advance_durable(snapshot.end));
+    context.writeback.flushed(snapshot.bytes);
+    Ok(snapshot.end)
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    logs: VecDeque<Arc<LogShared>>,
+    /// Logs whose flush may wait until then, in no order; each log once.
+    later: Vec<(Instant, Arc<LogShared>)>,
+    stopped: bool,
+}
+
+/// The queue of logs that want to be flushed, and the thread's work.
+#[derive(Debug, Default)]
+pub(crate) struct GroupCommit {
+    queue: Mutex<Queue>,
+    wake: Condvar,
+    /// The logs were told that the directory is offline.
+    announced: AtomicBool,
+}
+
+impl GroupCommit {
+    /// Asks for a flush that covers everything appended so far.
+    pub(crate) fn request(&self, log: &Arc<LogShared>) {
+        if log.flush.queued.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        self.queue.lock().logs.push_back(Arc::clone(log));
+        self.wake.notify_one();
+    }
+
+    /// Asks for a flush after `delay` or before.
+    pub(crate) fn request_after(&self, log: &Arc<LogShared>, delay: Duration) {
+        if log.flush.timed.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let due = Instant::now() + delay;
+        self.queue.lock().later.push((due, Arc::clone(log)));
+        self.wake.notify_one();
+    }
+
+    /// Wakes the thread to tell the logs that the directory is offline.
+    pub(crate) fn wake(&self) {
+        // Under the lock, so that the thread is either before its look at the health or waiting.
+        let _queue = self.queue.lock();
+        self.wake.notify_one();
+    }
+
+    pub(crate) fn stop(&self) {
+        self.queue.lock().stopped = true;
+        self.wake.notify_one();
+    }
+
+    /// The group-commit thread: serves requests until [`GroupCommit::stop`].
+    pub(crate) fn run(&self, context: &DirContext) {
+        loop {
+            let mut queue = self.queue.lock();
+            while queue.logs.is_empty() && !queue.stopped && !self.must_announce(context) {
+                let now = Instant::now();
+                if queue.later.iter().any(|(due, _)| *due <= now) {
+                    break;
+                }
+                match queue.later.iter().map(|(due, _)| *due).min() {
+                    Some(due) => {
+                        self.wake.wait_until(&mut queue, due);
+                    }
+                    None => self.wake.wait(&mut queue),
+                }
+            }
+            let stopped = queue.stopped;
+            drop(queue);
+            self.drive(context, Instant::now());
+            if stopped {
+                return;
+            }
+        }
+    }
+
+    /// Serves all that waits, and what was to wait until `now`.
+    pub(crate) fn drive(&self, context: &DirContext, now: Instant) {
+        if self.must_announce(context) {
+            self.announce(context);
+        }
+        let mut queue = self.queue.lock();
+        let mut logs: Vec<_> = queue.logs.drain(..).collect();
+        queue.later.retain(|(due, log)| {
+            let is_due = *due <= now;
+            if is_due && !log.flush.queued.swap(true, Ordering::AcqRel) {
+                logs.push(Arc::clone(log));
+            }
+            !is_due
+        });
+        drop(queue);
+        for log in logs {
+            // Before the sync: what is appended from here on asks anew.
+            log.flush.queued.store(false, Ordering::SeqCst);
+            log.flush.timed.store(false, Ordering::SeqCst);
+            if let Ok(end) = flush_log(context, &log) {
+                log.flush.tell(FlushOutcome::Durable(end));
+            }
+        }
+        if self.must_announce(context) {
+            self.announce(context);
+        }
+    }
+
+    fn must_announce(&self, context: &DirContext) -> bool {
+        context.health.is_offline() && !self.announced.load(Ordering::Acquire)
+    }
+
+    fn announce(&self, context: &DirContext) {
+        let Err(reason) = context.health.check() else {
+            return;
+        };
+        self.announced.store(true, Ordering::Release);
+        for log in context.registry.logs() {
+            log.flush.tell(FlushOutcome::Failed(Arc::clone(&reason)));
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! Where batches lie in a segment: a sparse list of offsets, positions, counts and times.
+//!
+//! An entry speaks of the place where a batch begins (or the segment ends) and of all that lies before it in
+//! the segment, so it serves look-ups by offset, by position, by count and by time. It is a hint: what it
+//! points at is checked, and a missing or wrong index is made again from the segment.
+
+use logweir_proto::record::BatchHeader;
+use logweir_proto::{Offset, Timestamp};
+
+mod file;
+
+pub(crate) use file::{ENTRY_LEN, HEADER_LEN, IndexFile, decode_entry, decode_header};
+
+/// An entry is also made when this time has passed since the last, so that lag in seconds is known to a second
+/// however few the records.
+const MAX_SILENCE_MS: i64 = 1000;
+
+/// What is known of one position in a segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct IndexEntry {
+    /// Base offset of the batch at `position`, or a lower offset above all before it.
+    pub(crate) offset: Offset,
+    /// Where that batch begins, or the segment ends.
+    pub(crate) position: u32,
+    /// Data records before `position` in this segment.
+    pub(crate) records: u32,
+    /// When that batch was appended; at the segment's end, when the last one was.
+    pub(crate) append_time: Timestamp,
+    /// The largest record timestamp before `position` in this segment, or [`Timestamp::NONE`].
+    pub(crate) max_timestamp: Timestamp,
+}
+
+impl IndexEntry {
+    /// The beginning of a segment.
+    pub(crate) const fn beginning(base: Offset) -> Self {
+        Self {
+            offset: base,
+            position: 0,
+            records: 0,
+            append_time: Timestamp::NONE,
+            max_timestamp: Timestamp::NONE,
+        }
+    }
+
+    /// What is known after the batch that begins here.
+    pub(crate) fn after(&self, header: &BatchHeader) -> Self {
+        let size = u32::try_from(header.size_bytes).unwrap_or(u32::MAX);
+        let records = if header.attributes.is_control() {
+            0
+        } else {
+            header.record_count
+        };
+        Self {
+            offset: header.next_offset(),
+            position: self.position.saturating_add(size),
+            records: self
+                .records
+                .saturating_add(u32::try_from(records).unwrap_or(0)),
+            append_time: self.append_time,
+            max_timestamp: self.max_timestamp.max(header.max_timestamp),
+        }
+    }
+}
+
+/// The entries of one segment, ascending by offset and position.
+#[derive(Debug)]
+pub(crate) struct Index {
+    base: Offset,
+    entries: Vec<IndexEntry>,
+}
+
+impl Index {
+    pub(crate) fn new(base: Offset) -> Self {
+        Self {
+            base,
+            entries: Vec::new(),
+        }
+    }
+
+    pub(crate) fn base(&self) -> Offset {
+        self.base
+    }
+
+    pub(crate) fn entries(&self) -> &[IndexEntry] {
+        &self.entries
+    }
+
+    pub(crate) fn last(&self) -> Option<&IndexEntry> {
+        self.entries.last()
+    }
+
+    /// Adds an entry if it lies above the last one.
+    pub(crate) fn push(&mut self, entry: IndexEntry) {
+        let rises = self
+            .entries
+            .last()
+            .is_none_or(|last| last.position < entry.position && last.offset < entry.offset);
+        if rises {
+            self.entries.push(entry);
+        }
+    }
+
+    /// Adds an entry if `interval_bytes` or a second lie between it and the last one. The first of a segment
+    /// is always added.
+    pub(crate) fn push_sparse(&mut self, entry: IndexEntry, interval_bytes: u32) {
+        let due = self.entries.last().is_none_or(|last| {
+            entry.position - last.position.min(entry.position) >= interval_bytes
+                || entry
+                    .append_time
+                    .get()
+                    .saturating_sub(last.append_time.get())
+                    >= MAX_SILENCE_MS
+        });
+        if due {
+            self.push(entry);
+        }
+    }
+
+    /// Forgets entries above `offset` or `position`. Gives how many are kept.
+    pub(crate) fn truncate(&mut self, offset: Offset, position: u64) -> usize {
+        let keep = self
+            .entries
+            .partition_point(|e| e.offset <= offset && u64::from(e.position) <= position);
+        self.entries.truncate(keep);
+        keep
+    }
+
+    /// Takes away the entry that stands at the end of the segment, so that the batch to come there gets its own.
+    /// Gives how many are kept.
+    pub(crate) fn reopen(&mut self) -> usize {
+        self.entries.pop();
+        self.entries.len()
+    }
+
+    /// The last entry at or below `offset`.
+    pub(crate) fn at_offset(&self, offset: Offset) -> IndexEntry {
+        self.before(self.entries.partition_point(|e| e.offset <= offset))
+    }
+
+    /// The last entry at or below both bounds.
+    pub(crate) fn at_bounds(&self, offset: Offset, position: u64) -> IndexEntry {
+        self.before(
+            self.entries
+                .partition_point(|e| e.offset <= offset && u64::from(e.position) <= position),
+        )
+    }
+
+    /// The last entry before which all records are older than `timestamp`.
+    pub(crate) fn before_timestamp(&self, timestamp: Timestamp) -> IndexEntry {
+        self.before(
+            self.entries
+                .partition_point(|e| e.max_timestamp < timestamp),
+        )
+    }
+
+    fn before(&self, after: usize) -> IndexEntry {
+        match after.checked_sub(1) {
+            Some(at) => self.entries[at],
+            None => IndexEntry::beginning(self.base),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(offset: i64, position: u32, time: i64) -> IndexEntry {
+        IndexEntry {
+            offset: Offset::new(offset),
+            position,
+            records: u32::try_from(offset - 100).unwrap(),
+            append_time: Timestamp::new(time),
+            max_timestamp: Timestamp::new(time - 1),
+        }
+    }
+
+    fn index() -> Index {
+        let mut index = Index::new(Offset::new(100));
+        for e in [entry(100, 0, 0), entry(110, 500, 10), entry(130, 900, 20)] {
+            index.push(e);
+        }
+        index
+    }
+
+    #[test]
+    fn a_look_up_gives_the_last_entry_at_or_below() {
+        let index = index();
+        assert_eq!(index.at_offset(Offset::new(129)).position, 500);
+        assert_eq!(index.at_offset(Offset::new(130)).position, 900);
+        assert_eq!(index.at_bounds(Offset::new(130), 899).position, 500);
+        assert_eq!(index.before_timestamp(Timestamp::new(10)).position, 500);
+        assert_eq!(index.before_timestamp(Timestamp::new(9)).position, 0);
+        assert_eq!(
+            Index::new(Offset::new(7)).at_offset(Offset::new(9)).offset,
+            Offset::new(7)
+        );
+    }
+
+    #[test]
+    fn entries_are_sparse_by_bytes_and_by_time() {
+        let mut index = Index::new(Offset::new(100));
+        for e in [
+            entry(100, 0, 0),
+            entry(101, 99, 0),
+            entry(102, 100, 0),
+            entry(103, 120, 999),
+            entry(104, 140, 1000),
+        ] {
+            index.push_sparse(e, 100);
+        }
+        let positions: Vec<_> = index.entries().iter().map(|e| e.position).collect();
+        assert_eq!(positions, [0, 100, 140]);
+    }
+
+    #[test]
+    fn an_entry_that_does_not_rise_is_left_out() {
+        let mut index = index();
+        index.push(entry(130, 950, 30));
+        index.push(entry(131, 900, 30));
+        assert_eq!(index.entries().len(), 3);
+        index.truncate(Offset::new(115), 10_000);
+        assert_eq!(index.last().map(|e| e.position), Some(500));
+    }
+}

@@ -1,0 +1,431 @@
+//! Looks into the files of a data directory, one at a time, and verifies what it finds: for `logweir dump`.
+//!
+//! Nothing here changes a file, and no lock is needed; a segment that is being appended to ends somewhere.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use logweir_proto::record::BatchHeader;
+use logweir_proto::{
+    LeaderEpoch, Offset, PartitionId, ProducerEpoch, ProducerId, Timestamp, TopicId,
+};
+
+use crate::checked_file::{self, Damage, Fields, magic};
+use crate::checkpoint::{self, LogState};
+use crate::disk::{Disk, DiskFile, OpenMode, OsDisk};
+use crate::epochs::Epochs;
+use crate::index::{self, IndexEntry};
+use crate::log::FileName;
+use crate::producers;
+use crate::segment::{Scanner, Stop};
+
+/// What kind of file it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum FileKind {
+    /// Record batches.
+    Segment,
+    /// The index of a segment.
+    Index,
+    /// Producer states at one offset.
+    Producers,
+    /// Leader epochs of a log.
+    LeaderEpochs,
+    /// Start offset and truncations of a log.
+    LogState,
+    /// Recovery points of a data directory.
+    RecoveryPoints,
+    /// Identity of a data directory.
+    Directory,
+    /// The mark of a run.
+    Running,
+    /// The mark of a clean end.
+    CleanShutdown,
+}
+
+impl fmt::Display for FileKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Segment => "segment",
+            Self::Index => "index",
+            Self::Producers => "producer snapshot",
+            Self::LeaderEpochs => "leader epochs",
+            Self::LogState => "log state",
+            Self::RecoveryPoints => "recovery points",
+            Self::Directory => "directory id",
+            Self::Running => "running file",
+            Self::CleanShutdown => "clean-shutdown file",
+        })
+    }
+}
+
+/// Something found in a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Item {
+    /// A record batch whose CRC holds.
+    Batch {
+        /// Where it begins.
+        position: u64,
+        /// Its header.
+        header: BatchHeader,
+    },
+    /// Bytes that were reserved and not used.
+    Zeroes {
+        /// Where they begin.
+        position: u64,
+        /// How many there are.
+        len: u64,
+    },
+    /// An index entry whose CRC holds.
+    IndexEntry {
+        /// Base offset of the batch, or the end of the segment.
+        offset: Offset,
+        /// Where in the segment it begins.
+        position: u32,
+        /// Data records before it in the segment.
+        records_before: u32,
+        /// When the batch was appended; [`Timestamp::NONE`] if that is not known.
+        append_time: Timestamp,
+        /// The largest timestamp before it in the segment; [`Timestamp::NONE`] if there is none.
+        max_timestamp_before: Timestamp,
+    },
+    /// What a producer wrote last.
+    Producer {
+        /// Its id.
+        producer_id: ProducerId,
+        /// Its epoch.
+        epoch: ProducerEpoch,
+        /// How many of its batches are remembered.
+        batches: usize,
+        /// Base offset of the newest of them.
+        last_base_offset: Option<Offset>,
+        /// When it was last seen; [`Timestamp::NONE`] if that is not known.
+        last_seen: Timestamp,
+        /// First offset of its open transaction.
+        txn_first_offset: Option<Offset>,
+    },
+    /// A leader epoch.
+    LeaderEpoch {
+        /// The epoch.
+        epoch: LeaderEpoch,
+        /// Its first offset.
+        start_offset: Offset,
+    },
+    /// Where the recovery of a log begins.
+    RecoveryPoint {
+        /// The topic.
+        topic_id: TopicId,
+        /// The partition.
+        partition: PartitionId,
+        /// All below was durable.
+        offset: Offset,
+        /// The log had been truncated so often.
+        truncations: u32,
+        /// The log was closed and ends there.
+        clean: bool,
+    },
+    /// A named value.
+    Field {
+        /// Its name.
+        name: &'static str,
+        /// Its value, as text.
+        value: String,
+    },
+}
+
+/// A file cannot be read, or is not what it should be.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum InspectError {
+    /// Neither name nor content tell what it is.
+    #[error("{} is none of Logweir's files", path.display())]
+    Unknown {
+        /// The file.
+        path: PathBuf,
+    },
+    /// It is damaged.
+    #[error("{} is corrupt at byte {position}: {reason}", path.display())]
+    Corrupt {
+        /// The file.
+        path: PathBuf,
+        /// Where in it.
+        position: u64,
+        /// What is wrong there.
+        reason: String,
+    },
+    /// It cannot be read.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The device's error.
+        source: std::io::Error,
+    },
+}
+
+/// A file's contents, in order. Damage ends them with an error.
+pub struct Contents {
+    /// What kind of file it is.
+    pub kind: FileKind,
+    items: Box<dyn Iterator<Item = Result<Item, InspectError>>>,
+}
+
+impl fmt::Debug for Contents {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Contents")
+            .field("kind", &self.kind)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Iterator for Contents {
+    type Item = Result<Item, InspectError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.items.next()
+    }
+}
+
+/// Recognises a file and gives what is in it, verified as it is read. Small files are verified at once.
+///
+/// # Errors
+/// As [`InspectError`] says; damage inside a segment or index is an item instead.
+pub fn describe(path: &Path) -> Result<Contents, InspectError> {
+    let unreadable = |source| InspectError::Io {
+        path: path.to_path_buf(),
+        source,
+    };
+    let disk = OsDisk::new();
+    let name = path
+        .file_name()
+        .and_then(|name| name.to_str())
+        .unwrap_or_default();
+    if let FileName::Segment(base) = FileName::parse(name) {
+        let file = disk.open(path, OpenMode::Read).map_err(unreadable)?;
+        let end = file.len().map_err(unreadable)?;
+        let place = IndexEntry::beginning(base);
+        let batches = SegmentItems {
+            path: path.to_path_buf(),
+            file,
+            place,
+            end,
+            done: false,
+        };
+        return Ok(Contents {
+            kind: FileKind::Segment,
+            items: Box::new(batches),
+        });
+    }
+    let bytes = checked_file::read_whole(&disk, path).map_err(unreadable)?;
+    let bytes = bytes.ok_or_else(|| unreadable(std::io::ErrorKind::NotFound.into()))?;
+    let damaged = |damage: Damage| corrupt(path, damage);
+    let (kind, items) = match bytes.first_chunk::<4>() {
+        Some(&magic::INDEX) => (FileKind::Index, index_items(path, &bytes)?),
+        Some(&magic::PRODUCERS) => (FileKind::Producers, producers_of(&bytes).map_err(damaged)?),
+        Some(&magic::LEADER_EPOCHS) => {
+            (FileKind::LeaderEpochs, epochs_of(&bytes).map_err(damaged)?)
+        }
+        Some(&magic::LOG_STATE) => (FileKind::LogState, state_of(&bytes).map_err(damaged)?),
+        Some(&magic::RECOVERY_POINTS) => (
+            FileKind::RecoveryPoints,
+            points_of(&bytes).map_err(damaged)?,
+        ),
+        Some(&magic::DIRECTORY) => (FileKind::Directory, directory_of(&bytes).map_err(damaged)?),
+        Some(&magic::RUNNING) => (FileKind::Running, running_of(&bytes).map_err(damaged)?),
+        Some(&magic::CLEAN_SHUTDOWN) => {
+            (FileKind::CleanShutdown, clean_of(&bytes).map_err(damaged)?)
+        }
+        _ => {
+            return Err(InspectError::Unknown {
+                path: path.to_path_buf(),
+            });
+        }
+    };
+    Ok(Contents {
+        kind,
+        items: Box::new(items.into_iter()),
+    })
+}
+
+fn corrupt(path: &Path, damage: Damage) -> InspectError {
+    let Damage { position, reason } = damage;
+    InspectError::Corrupt {
+        path: path.to_path_buf(),
+        position,
+        reason,
+    }
+}
+
+/// The batches of a segment, read one after the other.
+struct SegmentItems {
+    path: PathBuf,
+    file: Arc<dyn DiskFile>,
+    place: IndexEntry,
+    end: u64,
+    done: bool,
+}
+
+impl SegmentItems {
+    fn step(&mut self) -> Result<Option<Item>, InspectError> {
+        let position = u64::from(self.place.position);
+        let unreadable = |source| InspectError::Io {
+            path: self.path.clone(),
+            source,
+        };
+        let mut scanner = Scanner::new(self.file.as_ref(), self.place, self.end, true);
+        let reason = match scanner.peek().map_err(unreadable)? {
+            Ok(header) if header.base_offset < self.place.offset => {
+                format!(
+                    "offset {} where {} was expected",
+                    header.base_offset, self.place.offset
+                )
+            }
+            Ok(header) => {
+                scanner.pass(&header);
+                self.place = scanner.place();
+                return Ok(Some(Item::Batch { position, header }));
+            }
+            Err(Stop::End) => return Ok(None),
+            Err(Stop::Zeroes) if scanner.rest_is_zero().map_err(unreadable)? => {
+                self.done = true;
+                return Ok(Some(Item::Zeroes {
+                    position,
+                    len: self.end - position,
+                }));
+            }
+            Err(stop) => stop.to_string(),
+        };
+        Err(corrupt(&self.path, Damage { position, reason }))
+    }
+}
+
+impl Iterator for SegmentItems {
+    type Item = Result<Item, InspectError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.done {
+            return None;
+        }
+        let item = self.step().transpose();
+        self.done |= !matches!(item, Some(Ok(_)));
+        item
+    }
+}
+
+type Items = Vec<Result<Item, InspectError>>;
+
+fn index_items(path: &Path, bytes: &[u8]) -> Result<Items, InspectError> {
+    let (header, entries) = bytes.split_at(bytes.len().min(index::HEADER_LEN));
+    let base = index::decode_header(header).map_err(|damage| corrupt(path, damage))?;
+    let mut items = vec![field("base offset", base)];
+    for (at, chunk) in entries.chunks(index::ENTRY_LEN).enumerate() {
+        let position = index::HEADER_LEN + at * index::ENTRY_LEN;
+        match index::decode_entry(chunk, base) {
+            Ok(entry) => items.push(Ok(index_item(&entry))),
+            Err(damage) => {
+                items.push(Err(corrupt(path, Damage::new(position, damage.reason))));
+                break;
+            }
+        }
+    }
+    Ok(items)
+}
+
+fn index_item(entry: &IndexEntry) -> Item {
+    Item::IndexEntry {
+        offset: entry.offset,
+        position: entry.position,
+        records_before: entry.records,
+        append_time: entry.append_time,
+        max_timestamp_before: entry.max_timestamp,
+    }
+}
+
+fn producers_of(bytes: &[u8]) -> Result<Items, Damage> {
+    let (offset, producers) = producers::decode(bytes)?;
+    let mut items = vec![field("offset", offset)];
+    for (producer_id, state) in producers.sorted() {
+        items.push(Ok(Item::Producer {
+            producer_id,
+            epoch: state.epoch,
+            batches: state.batches.len(),
+            last_base_offset: state.batches.back().map(|batch| batch.base_offset),
+            last_seen: state.last_seen,
+            txn_first_offset: state.txn_first_offset,
+        }));
+    }
+    Ok(items)
+}
+
+fn epochs_of(bytes: &[u8]) -> Result<Items, Damage> {
+    let epochs = Epochs::decode(bytes)?;
+    let entries = epochs.entries().iter();
+    let items = entries.map(|&(epoch, start_offset)| {
+        Ok(Item::LeaderEpoch {
+            epoch,
+            start_offset,
+        })
+    });
+    Ok(items.collect())
+}
+
+fn state_of(bytes: &[u8]) -> Result<Items, Damage> {
+    let state = LogState::decode(bytes)?;
+    Ok(vec![
+        field("log start offset", state.log_start),
+        field("truncations", state.truncations),
+        field("last cut", state.last_cut),
+    ])
+}
+
+fn points_of(bytes: &[u8]) -> Result<Items, Damage> {
+    let points = checkpoint::decode_points(bytes)?.into_iter();
+    let items = points.map(|(key, point)| {
+        Ok(Item::RecoveryPoint {
+            topic_id: key.topic_id,
+            partition: key.partition,
+            offset: point.offset,
+            truncations: point.truncations,
+            clean: point.clean,
+        })
+    });
+    Ok(items.collect())
+}
+
+fn directory_of(bytes: &[u8]) -> Result<Items, Damage> {
+    let (_, body) = checked_file::unframe(magic::DIRECTORY, 1, bytes)?;
+    Ok(vec![directory_id(&mut Fields::new(body))?])
+}
+
+fn running_of(bytes: &[u8]) -> Result<Items, Damage> {
+    let (_, body) = checked_file::unframe(magic::RUNNING, 1, bytes)?;
+    let mut fields = Fields::new(body);
+    let id = directory_id(&mut fields)?;
+    let boot_id = fields.take(body.len() - 16)?;
+    Ok(vec![id, field("boot id", String::from_utf8_lossy(boot_id))])
+}
+
+fn clean_of(bytes: &[u8]) -> Result<Items, Damage> {
+    let (_, body) = checked_file::unframe(magic::CLEAN_SHUTDOWN, 1, bytes)?;
+    let mut fields = Fields::new(body);
+    let id = directory_id(&mut fields)?;
+    let crc = fields.u32()?;
+    Ok(vec![
+        id,
+        field("CRC of recovery-points", format!("{crc:08x}")),
+    ])
+}
+
+fn directory_id(fields: &mut Fields<'_>) -> Result<Result<Item, InspectError>, Damage> {
+    Ok(field("directory id", TopicId::new(fields.array()?)))
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "an item of a list of results")]
+fn field(name: &'static str, value: impl fmt::Display) -> Result<Item, InspectError> {
+    Ok(Item::Field {
+        name,
+        value: value.to_string(),
+    })
+}

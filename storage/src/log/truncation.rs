@@ -1,0 +1,161 @@
+//! Cutting a log's end off, as a follower must when its leader's log went another way.
+//!
+//! Published bytes never change: the segment at the cut keeps its bytes and ends, logically, where a new one
+//! begins. On the disk, in this order: the recovery point is capped, higher segments go from the top down, the
+//! directory is synced, the new segment is made, the directory is synced. A crash between gives a log that ends
+//! somewhere from the cut to the old end.
+
+use std::io;
+use std::sync::Arc;
+
+use logweir_proto::Offset;
+
+use super::shared::Segments;
+use super::{Log, recovery};
+use crate::checkpoint::LogState;
+use crate::disk::replace_file;
+use crate::error::ChangeError;
+use crate::log_dir::Job;
+use crate::segment::Segment;
+
+impl Log {
+    /// Cuts off what lies at or above `offset`; a batch that contains it goes whole. At or below the log start the log
+    /// begins anew, empty, at `offset`. Durable when it returns. Gives the new log end. Waits for the device.
+    ///
+    /// # Errors
+    /// Device errors; if files were changed already, the data directory goes offline.
+    pub fn truncate_to(&mut self, offset: Offset) -> Result<Offset, ChangeError> {
+        self.check_open()?;
+        if offset >= self.log_end_offset() {
+            return Ok(self.log_end_offset());
+        }
+        if offset <= self.log_start_offset() {
+            self.restart_at(offset)?;
+            return Ok(offset);
+        }
+        let log_end = self.log_end_offset();
+        let segments = self.shared.segments.load_full();
+        let at = segments
+            .find(offset)
+            .expect("the offset lies above the log start");
+        let cut = self
+            .shared
+            .open_segment(&segments, at, log_end)?
+            .place_at(offset)?
+            .offset;
+        let kept = if segments.0[at].base() == cut {
+            at
+        } else {
+            at + 1
+        };
+        let state = self.capped_state(cut, self.log_start_offset());
+        self.shared.offsets.truncate(cut);
+        self.cut(&segments, kept, cut, state)?;
+        Ok(cut)
+    }
+
+    /// Drops everything and begins, empty, at `offset`: what a follower does whose log lies outside of its
+    /// leader's. Durable when it returns. Waits for the device.
+    ///
+    /// # Errors
+    /// As [`Log::truncate_to`].
+    pub fn restart_at(&mut self, offset: Offset) -> Result<(), ChangeError> {
+        self.check_open()?;
+        let state = self.capped_state(offset.min(self.log_start_offset()), offset);
+        let segments = self.shared.segments.load_full();
+        self.shared.offsets.restart(offset);
+        self.cut(&segments, 0, offset, state)
+    }
+
+    /// The log's state after a cut, which recovery points from before must not pass.
+    fn capped_state(&self, cut: Offset, log_start: Offset) -> LogState {
+        let state = *self.shared.state.lock();
+        let point = self.shared.context.writeback.point(self.shared.key());
+        let last_cut = state.recovery_offset(point.as_ref()).min(cut);
+        LogState {
+            log_start,
+            truncations: state.truncations + 1,
+            last_cut,
+        }
+    }
+
+    /// Keeps the first `kept` segments and begins a new one at `cut`.
+    fn cut(
+        &mut self,
+        segments: &Segments,
+        kept: usize,
+        cut: Offset,
+        state: LogState,
+    ) -> Result<(), ChangeError> {
+        self.shared.flush.truncate(cut);
+        let (keep, drop) = segments.0.split_at(kept);
+        let outcome = self
+            .write_state(state)
+            .and_then(|()| self.replace_tail(keep, drop, cut));
+        if let Err(source) = outcome {
+            let dir = self.shared.files.dir().to_path_buf();
+            let reason = format!("truncation of {} failed: {source}", dir.display());
+            self.shared.context.go_offline(reason);
+            return Err(ChangeError::Io { path: dir, source });
+        }
+        self.shared.epochs.write().truncate_from_end(cut);
+        self.shared
+            .epochs_dirty
+            .store(true, std::sync::atomic::Ordering::Release);
+        self.last_epoch = self.shared.epochs.read().last();
+        let found = recovery::replay_producers(&self.shared)?;
+        self.producers = found.producers;
+        self.snapshot_at = found.snapshot_at;
+        Ok(())
+    }
+
+    fn replace_tail(
+        &mut self,
+        keep: &[Arc<Segment>],
+        drop: &[Arc<Segment>],
+        cut: Offset,
+    ) -> io::Result<()> {
+        let context = Arc::clone(&self.shared.context);
+        let disk = context.disk.as_ref();
+        let files = &self.shared.files;
+        if let Some(mut active) = self.active.take() {
+            active.seal()?;
+        }
+        self.must_roll = false;
+        recovery::remove_snapshots_above(disk, files, cut)?;
+        let mut unlinks = Vec::new();
+        for segment in drop.iter().rev() {
+            unlinks.push(segment.retire(disk)?);
+        }
+        disk.sync_dir(files.dir())?;
+        let segment = Segment::new(cut, files.clone(), 0);
+        let active = self
+            .open_active(Arc::clone(&segment), 0)
+            .map_err(io::Error::other)?;
+        context.with_reserve(|| disk.sync_dir(files.dir()))?;
+        self.active = Some(active);
+        let mut list = keep.to_vec();
+        list.push(segment);
+        self.shared.segments.store(Arc::new(Segments(list)));
+        for path in unlinks {
+            context.submit(Job::Unlink(path));
+        }
+        Ok(())
+    }
+
+    /// Writes the log's small file and takes it over.
+    pub(super) fn write_state(&self, state: LogState) -> io::Result<()> {
+        let context = &self.shared.context;
+        let path = self.shared.files.state();
+        let bytes = state.encode();
+        context.with_reserve(|| replace_file(context.disk.as_ref(), &path, &bytes))?;
+        *self.shared.state.lock() = state;
+        Ok(())
+    }
+
+    pub(super) fn check_open(&self) -> Result<(), ChangeError> {
+        self.shared
+            .check_open()
+            .map_err(|reason| ChangeError::Offline { reason })
+    }
+}

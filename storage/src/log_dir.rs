@@ -1,0 +1,410 @@
+//! A data directory: its lock, its identity, the logs in it and the threads that serve them.
+//!
+//! Kafka's "log dir". One process owns it. Order at the end: logs are closed, then the threads stop, then the
+//! recovery points and the clean-shutdown file are written, then the lock goes.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use logweir_proto::{PartitionId, TopicId};
+use parking_lot::Mutex;
+
+use crate::checkpoint::{self, RecoveryPoint, RecoveryPoints};
+use crate::config::{LogConfig, LogDirConfig};
+use crate::disk::{DirLock, Disk};
+use crate::error::{ChangeError, OpenError};
+use crate::flush::{FlushCallback, GroupCommit};
+use crate::log::{self, Log, LogShared};
+
+mod budget;
+mod context;
+mod identity;
+mod keeper;
+mod names;
+mod reserve;
+mod writeback;
+
+use budget::{MapBudget, default_max_mapped};
+pub(crate) use context::DirContext;
+use context::{Health, Registry};
+pub use identity::DirectoryId;
+pub(crate) use keeper::Job;
+use keeper::Keeper;
+pub use names::LogId;
+use names::{DELETED, DirPaths, STRAY};
+use reserve::Reserve;
+use writeback::Writeback;
+
+/// One open data directory. Dropping it without [`LogDir::close`] is what a crash of the process is.
+#[derive(Debug)]
+pub struct LogDir {
+    context: Arc<DirContext>,
+    directory_id: DirectoryId,
+    was_clean: bool,
+    same_boot: bool,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    /// Gone once closed.
+    lock: Mutex<Option<Box<dyn DirLock>>>,
+}
+
+impl LogDir {
+    /// Opens a data directory, making it if it is absent, and takes its lock.
+    ///
+    /// # Errors
+    /// [`OpenError::Locked`] if another process has it; [`OpenError::Corrupt`] if one of the directory's own
+    /// files is damaged; device errors.
+    pub fn open(
+        disk: Arc<dyn Disk>,
+        path: &Path,
+        config: LogDirConfig,
+    ) -> Result<Arc<Self>, OpenError> {
+        disk.create_dir_all(path).map_err(OpenError::io(path))?;
+        let lock = disk.lock_dir(path).map_err(|source| OpenError::Locked {
+            path: path.to_path_buf(),
+            source,
+        })?;
+        let paths = DirPaths::new(path);
+        let directory_id = identity::load_or_create(disk.as_ref(), &paths)?;
+        let (points, was_clean) = load_points(disk.as_ref(), &paths, directory_id)?;
+        let same_boot = identity::mark_running(disk.as_ref(), &paths, directory_id)?;
+        let context = Arc::new(new_context(disk, paths, config, points)?);
+        let dir = Arc::new(Self {
+            threads: Mutex::new(start_threads(&context)?),
+            context,
+            directory_id,
+            was_clean,
+            same_boot,
+            lock: Mutex::new(Some(lock)),
+        });
+        Ok(dir)
+    }
+
+    /// The directory's identity.
+    #[must_use]
+    pub fn directory_id(&self) -> DirectoryId {
+        self.directory_id
+    }
+
+    /// Whether the last run closed the directory.
+    #[must_use]
+    pub fn was_clean(&self) -> bool {
+        self.was_clean
+    }
+
+    /// Whether the last run was on this boot of the machine: if it crashed, the page cache survived it.
+    #[must_use]
+    pub fn same_boot(&self) -> bool {
+        self.same_boot
+    }
+
+    /// Where the metadata quorum keeps its files.
+    #[must_use]
+    pub fn metadata_path(&self) -> PathBuf {
+        self.context.paths.metadata()
+    }
+
+    /// The disk it lies on.
+    #[must_use]
+    pub fn disk(&self) -> &Arc<dyn Disk> {
+        &self.context.disk
+    }
+
+    /// Why the directory cannot be relied on any more; `None` while it can.
+    #[must_use]
+    pub fn offline(&self) -> Option<String> {
+        self.context
+            .health
+            .check()
+            .err()
+            .map(|reason| reason.to_string())
+    }
+
+    /// Gives up the reserve of space, for a small write that met a full disk. Gives whether there was any; appends
+    /// are refused until there is room for it again.
+    pub fn release_reserve(&self) -> bool {
+        self.context.reserve.release(self.context.disk.as_ref())
+    }
+
+    /// Opens a log, making it if it is absent, and recovers it if it was not closed. `on_flush` is told when
+    /// its durable end moves, or that it will not any more. May read much from the disk.
+    ///
+    /// # Errors
+    /// [`OpenError::Corrupt`] if bytes that were durable are damaged; nothing is changed then.
+    /// [`OpenError::AlreadyOpen`], [`OpenError::Offline`], device errors.
+    pub fn open_log(
+        self: &Arc<Self>,
+        topic: &str,
+        topic_id: TopicId,
+        partition: PartitionId,
+        config: LogConfig,
+        on_flush: FlushCallback,
+    ) -> Result<Log, OpenError> {
+        self.context
+            .health
+            .check()
+            .map_err(|reason| OpenError::Offline { reason })?;
+        let id = LogId {
+            topic: Arc::from(topic),
+            topic_id,
+            partition,
+        };
+        if self.context.registry.get(id.key()).is_some() {
+            return Err(OpenError::AlreadyOpen {
+                path: self.context.paths.log(&id),
+            });
+        }
+        let mut point = self.context.writeback.point(id.key());
+        if let Some(point) = &mut point {
+            point.clean &= self.was_clean;
+        }
+        let log = log::open(Arc::clone(self), &self.context, id, config, point, on_flush)?;
+        self.log_opened(&log, point);
+        Ok(log)
+    }
+
+    fn log_opened(&self, log: &Log, point: Option<RecoveryPoint>) {
+        let shared = log.shared();
+        // From now on the log is in use, so the point speaks of durability only.
+        let offset = point.map_or(logweir_proto::Offset::ZERO, |point| point.offset);
+        let truncations = point.map_or(shared.state.lock().truncations, |p| p.truncations);
+        let point = RecoveryPoint {
+            truncations,
+            offset,
+            clean: false,
+        };
+        self.context.writeback.set_point(shared.key(), point);
+        self.context.registry.insert(shared);
+    }
+
+    /// The logs that are in the directory, open or not. Directories that are no logs are renamed `.stray`, and
+    /// deletions that were cut short are finished.
+    ///
+    /// # Errors
+    /// Device errors.
+    pub fn existing_logs(&self) -> Result<Vec<LogId>, OpenError> {
+        let disk = self.context.disk.as_ref();
+        let root = self.context.paths.logs();
+        let mut logs = Vec::new();
+        for topic in self.list(&root)?.into_iter().filter(|entry| entry.is_dir) {
+            let dir = root.join(&topic.name);
+            for entry in self.list(&dir)?.into_iter().filter(|entry| entry.is_dir) {
+                let path = dir.join(&entry.name);
+                if let Some(id) = LogId::parse(&topic.name, &entry.name) {
+                    logs.push(id);
+                } else if entry.name.ends_with(&format!(".{DELETED}")) {
+                    disk.remove_dir_all(&path).map_err(OpenError::io(&path))?;
+                } else if !entry.name.ends_with(&format!(".{STRAY}")) {
+                    tracing::warn!(directory = %path.display(), "unknown directory: renamed");
+                    let stray = dir.join(format!("{}.{STRAY}", entry.name));
+                    disk.rename(&path, &stray).map_err(OpenError::io(&path))?;
+                }
+            }
+        }
+        Ok(logs)
+    }
+
+    fn list(&self, dir: &Path) -> Result<Vec<crate::disk::DirEntry>, OpenError> {
+        match self.context.disk.list(dir) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+            other => other.map_err(OpenError::io(dir)),
+        }
+    }
+
+    /// Puts a log that nobody knows aside, as a directory ending in `.stray`. It must not be open.
+    ///
+    /// # Errors
+    /// Device errors.
+    pub fn set_stray(&self, id: &LogId) -> Result<(), ChangeError> {
+        self.move_log(id, STRAY).map(|_| ())
+    }
+
+    /// Deletes a log. Readers that hold bytes of it keep them. Durable when it returns.
+    ///
+    /// # Errors
+    /// Device errors.
+    pub fn delete_log(&self, log: Log) -> Result<(), ChangeError> {
+        let id = log.id().clone();
+        log.shared()
+            .closed
+            .store(true, std::sync::atomic::Ordering::Release);
+        drop(log);
+        let path = self.move_log(&id, DELETED)?;
+        self.context
+            .disk
+            .remove_dir_all(&path)
+            .map_err(ChangeError::io(&path))
+    }
+
+    fn move_log(&self, id: &LogId, ending: &str) -> Result<PathBuf, ChangeError> {
+        let (from, to) = (
+            self.context.paths.log(id),
+            self.context.paths.log_as(id, ending),
+        );
+        let disk = self.context.disk.as_ref();
+        if disk.exists(&to).map_err(ChangeError::io(&to))? {
+            disk.remove_dir_all(&to).map_err(ChangeError::io(&to))?;
+        }
+        disk.rename(&from, &to).map_err(ChangeError::io(&from))?;
+        let topic = self.context.paths.topic(&id.topic);
+        disk.sync_dir(&topic).map_err(ChangeError::io(&topic))?;
+        self.context.writeback.forget(id.key());
+        Ok(to)
+    }
+
+    /// Does once, on this thread, what the directory's threads would do; `checkpoint` writes the recovery points
+    /// too. For directories without threads of their own.
+    pub fn drive(&self, checkpoint: bool) {
+        self.context.keeper.drive(self.context.disk.as_ref());
+        self.context
+            .group_commit
+            .drive(&self.context, Instant::now() + FAR);
+        self.context.writeback.drive(&self.context, checkpoint);
+    }
+
+    /// Ends the run: stops the threads and, if every log was closed, notes that the next start need not recover.
+    /// To be called after the logs were closed; logs that are still open will be recovered.
+    ///
+    /// # Errors
+    /// Device errors, and [`ChangeError::Offline`]; the next start will recover.
+    pub fn close(&self) -> Result<(), ChangeError> {
+        self.stop();
+        let outcome = self.write_marks();
+        self.lock.lock().take();
+        outcome
+    }
+
+    fn write_marks(&self) -> Result<(), ChangeError> {
+        let context = &self.context;
+        context
+            .health
+            .check()
+            .map_err(|reason| ChangeError::Offline { reason })?;
+        let root = context.paths.root();
+        let points = context
+            .writeback
+            .write_final(context)
+            .map_err(ChangeError::io(root))?;
+        context
+            .with_reserve(|| {
+                identity::mark_clean(
+                    context.disk.as_ref(),
+                    &context.paths,
+                    self.directory_id,
+                    &points,
+                )
+            })
+            .map_err(ChangeError::io(root))
+    }
+
+    /// Notes where a closed log ends.
+    pub(crate) fn log_closed(&self, log: &LogShared) {
+        let truncations = log.state.lock().truncations;
+        let point = RecoveryPoint {
+            truncations,
+            offset: log.offsets.log_end(),
+            clean: true,
+        };
+        self.context.registry.remove(log.key());
+        self.context.writeback.set_point(log.key(), point);
+    }
+
+    /// Notes that a log's writer is gone.
+    pub(crate) fn log_dropped(&self, log: &LogShared) {
+        self.context.registry.remove(log.key());
+    }
+
+    fn stop(&self) {
+        self.context.writeback.stop();
+        self.context.group_commit.stop();
+        self.context.keeper.stop();
+        for thread in self.threads.lock().drain(..) {
+            // A callback may hold the last share of the directory; a thread does not wait for itself.
+            if thread.thread().id() != std::thread::current().id() && thread.join().is_err() {
+                tracing::error!("a thread of the data directory panicked");
+            }
+        }
+        self.context.keeper.drive(self.context.disk.as_ref());
+    }
+}
+
+impl Drop for LogDir {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// Later than anything that waits.
+const FAR: Duration = Duration::from_secs(1 << 30);
+
+fn load_points(
+    disk: &dyn Disk,
+    paths: &DirPaths,
+    id: DirectoryId,
+) -> Result<(RecoveryPoints, bool), OpenError> {
+    let path = paths.recovery_points();
+    let bytes = crate::checked_file::read_whole(disk, &path).map_err(OpenError::io(&path))?;
+    let points = match &bytes {
+        Some(bytes) => {
+            checkpoint::decode_points(bytes).map_err(|damage| OpenError::damaged(&path, damage))?
+        }
+        None => RecoveryPoints::new(),
+    };
+    let clean = identity::take_clean_mark(disk, paths, id, &bytes.unwrap_or_default())?;
+    Ok((points, clean))
+}
+
+fn new_context(
+    disk: Arc<dyn Disk>,
+    paths: DirPaths,
+    config: LogDirConfig,
+    points: RecoveryPoints,
+) -> Result<DirContext, OpenError> {
+    let root = paths.root();
+    let reserves_blocks = disk.reserves_blocks(root).map_err(OpenError::io(root))?;
+    let reserve = Reserve::take(disk.as_ref(), paths.reserve(), config.reserve_bytes);
+    let max_mapped = config
+        .max_mapped_segments
+        .unwrap_or_else(default_max_mapped);
+    Ok(DirContext {
+        reserve: reserve.map_err(OpenError::io(root))?,
+        disk,
+        reserves_blocks,
+        health: Health::default(),
+        registry: Registry::default(),
+        budget: MapBudget::new(max_mapped),
+        group_commit: GroupCommit::default(),
+        keeper: Keeper::default(),
+        writeback: Writeback::new(points),
+        paths,
+        config,
+    })
+}
+
+fn start_threads(context: &Arc<DirContext>) -> Result<Vec<JoinHandle<()>>, OpenError> {
+    if !context.config.threads {
+        return Ok(Vec::new());
+    }
+    let parts: [(&str, fn(&DirContext)); 3] = [
+        ("logweir-commit", |context| {
+            context.group_commit.run(context)
+        }),
+        ("logweir-keeper", |context| {
+            context.keeper.run(context.disk.as_ref())
+        }),
+        ("logweir-writeback", |context| {
+            context.writeback.run(context)
+        }),
+    ];
+    let mut threads = Vec::new();
+    for (name, work) in parts {
+        let shared = Arc::clone(context);
+        let thread = std::thread::Builder::new()
+            .name(name.into())
+            .spawn(move || work(&shared))
+            .map_err(OpenError::io(context.paths.root()))?;
+        threads.push(thread);
+    }
+    Ok(threads)
+}

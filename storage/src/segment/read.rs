@@ -1,0 +1,204 @@
+//! Reading published batches: from the index to the nearest place, then header by header.
+//!
+//! No body is opened, except inside the one batch that a search by time ends in.
+
+use bytes::Bytes;
+use logweir_proto::record::{BatchHeader, RecordBatch, TimestampType};
+use logweir_proto::{LeaderEpoch, Offset, Timestamp};
+
+use super::OpenSegment;
+use super::scan::Walk;
+use crate::error::ReadError;
+use crate::index::IndexEntry;
+
+/// A batch that a search by time opens may grow to this when it is decompressed; of a larger one the beginning
+/// is the answer.
+const MAX_DECOMPRESSED_BYTES: usize = 64 << 20;
+
+/// Batches read from one segment.
+#[derive(Clone, Debug, Default)]
+pub struct ReadSlice {
+    /// Whole batches, as they lie in the segment; not copied. They keep the mapping alive.
+    pub bytes: Bytes,
+    /// Where to read next: the end (exclusive) of the last batch, or the offset asked for if there is none.
+    pub next_offset: Offset,
+}
+
+/// A record found by its time: offset, timestamp, and epoch of its batch.
+pub(crate) type FoundRecord = (Offset, Timestamp, LeaderEpoch);
+
+impl OpenSegment {
+    /// Reads whole batches from the one that contains or follows `from`, all of them below `below` (exclusive), at
+    /// most `max_bytes` unless the first is larger.
+    pub(crate) fn read(
+        &self,
+        from: Offset,
+        max_bytes: usize,
+        below: Offset,
+    ) -> Result<ReadSlice, ReadError> {
+        let mut walk = self.walk_to(from)?;
+        let start = walk.place().position;
+        let empty = ReadSlice {
+            bytes: Bytes::new(),
+            next_offset: from,
+        };
+        let Some(first) = self
+            .peek(&walk)?
+            .filter(|header| header.next_offset() <= below)
+        else {
+            return Ok(empty);
+        };
+        walk.pass(&first);
+        let limit = u64::from(start).saturating_add(max_bytes as u64);
+        walk.skip_to(self.index.read().at_bounds(below, limit));
+        while let Some(header) = self.peek(&walk)? {
+            let next = walk.place().after(&header);
+            if next.offset > below || u64::from(next.position) > limit {
+                break;
+            }
+            walk.pass(&header);
+        }
+        let end = walk.place();
+        Ok(ReadSlice {
+            bytes: walk.slice(start, end.position),
+            next_offset: end.offset,
+        })
+    }
+
+    /// The place of the first batch that contains or follows `offset`, or of the segment's end.
+    pub(crate) fn place_at(&self, offset: Offset) -> Result<IndexEntry, ReadError> {
+        Ok(self.walk_to(offset)?.place())
+    }
+
+    /// Data records below `offset` in this segment.
+    pub(crate) fn records_below(&self, offset: Offset) -> Result<u64, ReadError> {
+        let walk = self.walk_to(offset)?;
+        let mut records = u64::from(walk.place().records);
+        if let Some(header) = self.peek(&walk)?
+            && header.base_offset < offset
+            && !header.attributes.is_control()
+        {
+            let part = offset
+                .since(header.base_offset)
+                .min(i64::from(header.record_count));
+            records += u64::try_from(part).unwrap_or(0);
+        }
+        Ok(records)
+    }
+
+    /// When the batch with `offset` was appended, to the next index entry before it.
+    pub(crate) fn append_time_of(&self, offset: Offset) -> Result<Timestamp, ReadError> {
+        let walk = self.walk_to(offset)?;
+        match self.peek(&walk)? {
+            Some(header) if stamps_append_time(&header) => Ok(header.max_timestamp),
+            _ => Ok(self.index.read().at_offset(offset).append_time),
+        }
+    }
+
+    /// The first record in `[from, below)` that is not older than `timestamp`.
+    pub(crate) fn find_timestamp(
+        &self,
+        timestamp: Timestamp,
+        from: Offset,
+        below: Offset,
+    ) -> Result<Option<FoundRecord>, ReadError> {
+        let mut walk = self.walk_from(self.index.read().before_timestamp(timestamp))?;
+        while let Some(header) = self.peek(&walk)? {
+            if header.next_offset() > below {
+                break;
+            }
+            let candidate = header.max_timestamp >= timestamp && header.next_offset() > from;
+            if candidate && let Some(found) = self.record_at(&walk, &header, timestamp, from)? {
+                return Ok(Some(found));
+            }
+            walk.pass(&header);
+        }
+        Ok(None)
+    }
+
+    /// The largest timestamp of the batches below `below`.
+    pub(crate) fn max_timestamp_below(&self, below: Offset) -> Result<Timestamp, ReadError> {
+        let mut walk = self.walk_from(self.index.read().at_offset(below))?;
+        while let Some(header) = self.peek(&walk)? {
+            if header.next_offset() > below {
+                break;
+            }
+            walk.pass(&header);
+        }
+        Ok(walk.place().max_timestamp)
+    }
+
+    /// The first record of a batch, at or above `from`, that is not older than `timestamp`.
+    fn record_at(
+        &self,
+        walk: &Walk,
+        header: &BatchHeader,
+        timestamp: Timestamp,
+        from: Offset,
+    ) -> Result<Option<FoundRecord>, ReadError> {
+        if stamps_append_time(header) {
+            let offset = header.base_offset.max(from);
+            return Ok(Some((offset, header.max_timestamp, header.leader_epoch)));
+        }
+        let place = walk.place();
+        let mut bytes = walk.slice(place.position, place.after(header).position);
+        let batch = RecordBatch::split_from(&mut bytes)
+            .map_err(|error| self.corrupt(place, error.to_string()))?;
+        let Ok(records) = batch.records(MAX_DECOMPRESSED_BYTES) else {
+            return Ok(Some(beginning(header, from)));
+        };
+        for record in records {
+            // A body that its producer compressed wrongly is found by its readers; here it stands as one.
+            let Ok(record) = record else {
+                return Ok(Some(beginning(header, from)));
+            };
+            if record.timestamp >= timestamp && record.offset >= from {
+                return Ok(Some((record.offset, record.timestamp, header.leader_epoch)));
+            }
+        }
+        Ok(None)
+    }
+
+    fn walk_to(&self, offset: Offset) -> Result<Walk, ReadError> {
+        let mut walk = self.walk_from(self.index.read().at_offset(offset))?;
+        while let Some(header) = self.peek(&walk)? {
+            if header.next_offset() > offset {
+                break;
+            }
+            walk.pass(&header);
+        }
+        Ok(walk)
+    }
+
+    fn walk_from(&self, place: IndexEntry) -> Result<Walk, ReadError> {
+        let end = self.map.published();
+        let bytes = self.map.slice(u64::from(place.position), end);
+        let bytes = bytes.ok_or_else(|| self.corrupt(place, "the index points beyond the end"))?;
+        Ok(Walk::new(bytes, place))
+    }
+
+    fn peek(&self, walk: &Walk) -> Result<Option<BatchHeader>, ReadError> {
+        walk.peek()
+            .map_err(|reason| self.corrupt(walk.place(), reason))
+    }
+
+    fn corrupt(&self, place: IndexEntry, reason: impl Into<String>) -> ReadError {
+        ReadError::Corrupt {
+            path: self.path.clone(),
+            position: u64::from(place.position),
+            reason: reason.into(),
+        }
+    }
+}
+
+fn stamps_append_time(header: &BatchHeader) -> bool {
+    header.attributes.timestamp_type() == TimestampType::LogAppendTime
+}
+
+fn beginning(header: &BatchHeader, from: Offset) -> FoundRecord {
+    (
+        header.base_offset.max(from),
+        header.max_timestamp,
+        header.leader_epoch,
+    )
+}
