@@ -1,0 +1,1 @@
+//! The producer against a broker that misbehaves.
