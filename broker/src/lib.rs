@@ -1,8 +1,33 @@
-//! Broker.
+//! Logweir: an embedded Kafka-like log broker. One library, and the program `logweir`.
+//!
+//! A [`Broker`] is three calls: start, addresses, shut down. It is the same broker in a unit test, in
+//! memory, and in production, on a disk.
+//!
+//! ```
+//! # #[tokio::main]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let broker = logweir::Broker::start(logweir::Config::in_memory()).await?;
+//! assert!(broker.grpc_addr().is_some());
+//! broker.shutdown().await?;
+//! # Ok(())
+//! # }
+//! ```
+
+mod broker;
 #[cfg(feature = "cli")]
 pub mod cli;
+mod clock;
 pub mod config;
-#[allow(dead_code, unused_imports, reason = "the parts above are still to come")]
+mod error;
+mod grpc;
+#[cfg(feature = "http")]
+mod http;
 mod metadata;
+mod metrics;
+mod partition;
+mod service;
 
+pub use broker::Broker;
+pub use clock::Clock;
 pub use config::{Config, ConfigError, FlushMode, ListenAddr};
+pub use error::{ApiError, BrokerError};

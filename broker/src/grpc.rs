@@ -1,0 +1,148 @@
+//! The gRPC listener: translates the contract of `proto/logweir/v1` into service calls, and nothing more.
+//!
+//! One file per service. Limits on connections, messages and buffered bytes are enforced before a
+//! message reaches a handler.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+use std::time::Duration;
+
+use logweir_proto::grpc::DESCRIPTORS;
+use logweir_proto::grpc::v1::cluster_service_server::ClusterServiceServer;
+use logweir_proto::grpc::v1::fetch_service_server::FetchServiceServer;
+use logweir_proto::grpc::v1::produce_service_server::ProduceServiceServer;
+use logweir_proto::grpc::v1::topic_service_server::TopicServiceServer;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
+use tonic::transport::Server;
+use tonic_health::pb::health_server::{Health, HealthServer};
+
+use crate::service::Service;
+
+mod budget;
+mod cluster;
+mod connection;
+mod context;
+mod fetch;
+mod produce;
+mod records;
+mod status;
+mod topics;
+
+use budget::{Budget, BudgetLayer};
+use connection::Connections;
+
+/// Bytes that may be on their way to one stream, and to one connection, before the peer has to wait.
+const STREAM_WINDOW_BYTES: u32 = 4 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
+/// Larger HTTP/2 frames than the default 16 KiB halve the CPU per byte of large messages.
+const MAX_FRAME_BYTES: u32 = 1 << 20;
+/// Streams of one connection at a time.
+const MAX_STREAMS: u32 = 1_024;
+/// Bytes of a request's headers.
+const MAX_HEADER_BYTES: u32 = 16 << 10;
+
+/// Every service of the contract with health and reflection, as one router without a socket.
+///
+/// # Errors
+/// If the descriptors compiled into the program cannot be read, which its tests exclude.
+pub(crate) async fn routes(
+    service: &Arc<Service>,
+    stop: &CancellationToken,
+) -> Result<Routes, tonic_reflection::server::Error> {
+    let max_request = service.config.limits.max_request_bytes;
+    // A response holds at most one fetch answer, whose limit is its own.
+    let max_response = fetch::MAX_RESPONSE_BYTES + (1 << 20);
+    let handler = Handler {
+        service: Arc::clone(service),
+        stop: stop.clone(),
+        next_keyless: Arc::default(),
+    };
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()?;
+    let reflection_alpha = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1alpha()?;
+    Ok(Routes::new(reflection)
+        .add_service(reflection_alpha)
+        .add_service(health().await)
+        .add_service(
+            ProduceServiceServer::new(handler.clone())
+                .max_decoding_message_size(max_request)
+                .max_encoding_message_size(max_response),
+        )
+        .add_service(
+            FetchServiceServer::new(handler.clone())
+                .max_decoding_message_size(max_request)
+                .max_encoding_message_size(max_response),
+        )
+        .add_service(
+            TopicServiceServer::new(handler.clone())
+                .max_decoding_message_size(max_request)
+                .max_encoding_message_size(max_response),
+        )
+        .add_service(
+            ClusterServiceServer::new(handler.clone())
+                .max_decoding_message_size(max_request)
+                .max_encoding_message_size(max_response),
+        )
+        .prepare())
+}
+
+/// Health of the whole server and of each service: serving, as long as the listener is up.
+async fn health() -> HealthServer<impl Health> {
+    use tonic_health::ServingStatus::Serving;
+    let names = [
+        "",
+        "logweir.v1.ProduceService",
+        "logweir.v1.FetchService",
+        "logweir.v1.TopicService",
+        "logweir.v1.ClusterService",
+    ];
+    let (reporter, server) = tonic_health::server::health_reporter();
+    for name in names {
+        reporter.set_service_status(name, Serving).await;
+    }
+    server
+}
+
+/// Serves a bound listener until `stop`, then lets the calls in flight finish.
+///
+/// # Errors
+/// If the listener fails.
+pub(crate) async fn serve(
+    listener: TcpListener,
+    routes: Routes,
+    service: &Service,
+    stop: CancellationToken,
+) -> Result<(), tonic::transport::Error> {
+    let limits = &service.config.limits;
+    let budget = Arc::new(Budget::new(limits, Arc::clone(&service.metrics)));
+    let connections =
+        Connections::new(listener, limits, Arc::clone(&service.metrics), stop.clone());
+    Server::builder()
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_frame_size(MAX_FRAME_BYTES)
+        .max_concurrent_streams(MAX_STREAMS)
+        .http2_max_header_list_size(MAX_HEADER_BYTES)
+        .http2_keepalive_timeout(Some(Duration::from_secs(20)))
+        .layer(BudgetLayer::new(budget))
+        .add_routes(routes)
+        .serve_with_incoming_shutdown(connections, stop.cancelled_owned())
+        .await
+}
+
+/// What every gRPC service works with.
+#[derive(Clone, Debug)]
+struct Handler {
+    service: Arc<Service>,
+    /// Ends streams that would otherwise go on for ever.
+    stop: CancellationToken,
+    /// Plain records without a key go to one partition after the other, an append at a time.
+    next_keyless: Arc<AtomicU32>,
+}

@@ -1,0 +1,215 @@
+//! Accepts connections for the gRPC listener, within limits of number and idle time.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, Sleep, sleep_until};
+use tokio_stream::Stream;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::server::Connected;
+
+use crate::config::Limits;
+use crate::metrics::Metrics;
+
+/// A peer that connected has this long to say something.
+const FIRST_BYTES_TIMEOUT: Duration = Duration::from_secs(10);
+/// After a failed accept (no descriptors left, for instance) the listener rests.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What the handlers know of the connection a call came on.
+#[derive(Clone, Debug)]
+pub(super) struct ConnectionInfo {
+    /// Bytes of this connection's requests that are in the broker.
+    pub(super) inflight: Arc<AtomicUsize>,
+}
+
+/// The stream of accepted connections.
+#[derive(Debug)]
+pub(super) struct Connections {
+    listener: TcpListener,
+    slots: Arc<Semaphore>,
+    idle: Duration,
+    metrics: Arc<Metrics>,
+    stop: CancellationToken,
+    pause: Option<Pin<Box<Sleep>>>,
+}
+
+impl Connections {
+    pub(super) fn new(
+        listener: TcpListener,
+        limits: &Limits,
+        metrics: Arc<Metrics>,
+        stop: CancellationToken,
+    ) -> Self {
+        Self {
+            listener,
+            slots: Arc::new(Semaphore::new(limits.max_connections)),
+            idle: Duration::from_millis(limits.connections_max_idle_ms),
+            metrics,
+            stop,
+            pause: None,
+        }
+    }
+
+    fn admit(&self, stream: TcpStream, peer: SocketAddr) -> Option<Connection> {
+        let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() else {
+            self.metrics
+                .connections_refused
+                .fetch_add(1, Ordering::Relaxed);
+            tracing::debug!(%peer, "connection refused: max_connections is reached");
+            return None;
+        };
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%peer, %error, "TCP_NODELAY was not set");
+        }
+        self.metrics.connections.fetch_add(1, Ordering::Relaxed);
+        Some(Connection {
+            stream,
+            info: ConnectionInfo {
+                inflight: Arc::default(),
+            },
+            active: Instant::now(),
+            idle: self.idle,
+            heard: false,
+            timer: Box::pin(sleep_until(Instant::now() + FIRST_BYTES_TIMEOUT)),
+            metrics: Arc::clone(&self.metrics),
+            _slot: slot,
+        })
+    }
+}
+
+impl Stream for Connections {
+    type Item = Result<Connection, io::Error>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        loop {
+            if self.stop.is_cancelled() {
+                return Poll::Ready(None);
+            }
+            if let Some(pause) = &mut self.pause {
+                std::task::ready!(pause.as_mut().poll(cx));
+                self.pause = None;
+            }
+            match std::task::ready!(self.listener.poll_accept(cx)) {
+                Ok((stream, peer)) => {
+                    if let Some(connection) = self.admit(stream, peer) {
+                        return Poll::Ready(Some(Ok(connection)));
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "accepting a connection failed");
+                    self.pause = Some(Box::pin(sleep_until(Instant::now() + ACCEPT_PAUSE)));
+                }
+            }
+        }
+    }
+}
+
+/// A connection that closes itself when nothing has happened on it for too long.
+#[derive(Debug)]
+pub(super) struct Connection {
+    stream: TcpStream,
+    info: ConnectionInfo,
+    active: Instant,
+    idle: Duration,
+    heard: bool,
+    timer: Pin<Box<Sleep>>,
+    metrics: Arc<Metrics>,
+    _slot: OwnedSemaphorePermit,
+}
+
+impl Connection {
+    /// Registers for the moment the connection has been idle too long; an error if that has come.
+    fn check_idle(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        while self.timer.as_mut().poll(cx).is_ready() {
+            let deadline = self.active + self.idle;
+            if !self.heard || deadline <= Instant::now() {
+                return Err(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    "the connection was idle too long",
+                ));
+            }
+            self.timer.as_mut().reset(deadline);
+        }
+        Ok(())
+    }
+}
+
+impl Connected for Connection {
+    type ConnectInfo = ConnectionInfo;
+
+    fn connect_info(&self) -> Self::ConnectInfo {
+        self.info.clone()
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let filled = buf.filled().len();
+        match Pin::new(&mut self.stream).poll_read(cx, buf) {
+            Poll::Pending => match self.check_idle(cx) {
+                Ok(()) => Poll::Pending,
+                Err(error) => Poll::Ready(Err(error)),
+            },
+            Poll::Ready(result) => {
+                if buf.filled().len() > filled {
+                    self.active = Instant::now();
+                    self.heard = true;
+                }
+                Poll::Ready(result)
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = std::task::ready!(Pin::new(&mut self.stream).poll_write(cx, buf));
+        self.active = Instant::now();
+        Poll::Ready(written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = std::task::ready!(Pin::new(&mut self.stream).poll_write_vectored(cx, bufs));
+        self.active = Instant::now();
+        Poll::Ready(written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.metrics.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,310 @@
+//! `logweir.v1.FetchService`.
+//!
+//! A stream waits for its partitions' offsets to move and sends what is new; a reader that does not
+//! take it is held back by flow control, with at most [`QUEUED_RESPONSES`] responses in between.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use logweir_proto::grpc::v1;
+use logweir_proto::grpc::v1::fetch_service_server::FetchService;
+use logweir_proto::{ErrorCode, LeaderEpoch, Offset, PartitionId, Timestamp};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+use crate::error::ApiError;
+use crate::grpc::Handler;
+use crate::grpc::context::{context, topic_id};
+use crate::grpc::records::unpack;
+use crate::grpc::status::{at_most, error_of, invalid};
+use crate::service::{
+    FetchPartition, FetchRequest, FetchedPartition, Isolation, OffsetQuery, RequestContext,
+};
+
+/// Bytes of records in one response; a single batch may be larger only up to a request's limit.
+pub(super) const MAX_RESPONSE_BYTES: usize = 50 << 20;
+/// What a stream's response holds where the request does not say.
+const DEFAULT_STREAM_BYTES: usize = 1 << 20;
+/// What one partition contributes to a response where the request does not say.
+const DEFAULT_PARTITION_BYTES: usize = 1 << 20;
+/// Partitions of one request.
+const MAX_PARTITIONS: usize = 10_000;
+/// The longest a single read waits.
+const MAX_WAIT: Duration = Duration::from_secs(300);
+/// Responses between the reader of the log and the connection.
+const QUEUED_RESPONSES: usize = 2;
+
+#[tonic::async_trait]
+impl FetchService for Handler {
+    async fn fetch(
+        &self,
+        request: Request<v1::FetchRequest>,
+    ) -> Result<Response<v1::FetchResponse>, Status> {
+        let ctx = context(&request);
+        let request = request.into_inner();
+        if request.replica_id.is_some_and(|replica| replica >= 0) {
+            return Err(invalid("replica_id: followers are not served yet"));
+        }
+        let partitions = partitions(&request.partitions)?;
+        let format = format(request.format)?;
+        let fetch = FetchRequest {
+            max_wait: Some(Duration::from_millis(u64::from(request.max_wait_ms)).min(MAX_WAIT)),
+            min_bytes: usize::try_from(request.min_bytes).unwrap_or(usize::MAX),
+            max_bytes: limit(request.max_bytes, MAX_RESPONSE_BYTES),
+            isolation: isolation(request.isolation_level)?,
+            partitions,
+        };
+        let fetched = tokio::select! {
+            fetched = self.service.fetch(&ctx, &fetch) => fetched,
+            () = self.stop.cancelled() => return Err(shutting_down()),
+        };
+        let offsets = fetch.partitions.iter().map(|wanted| wanted.fetch_offset);
+        let partitions = fetched
+            .into_iter()
+            .zip(offsets)
+            .map(|(part, from)| answer(part, from, format));
+        Ok(Response::new(v1::FetchResponse {
+            partitions: partitions.collect(),
+        }))
+    }
+
+    type FetchStreamStream = ReceiverStream<Result<v1::FetchResponse, Status>>;
+
+    async fn fetch_stream(
+        &self,
+        request: Request<v1::FetchStreamRequest>,
+    ) -> Result<Response<Self::FetchStreamStream>, Status> {
+        let ctx = context(&request);
+        let request = request.into_inner();
+        let ends = request
+            .partitions
+            .iter()
+            .map(|part| part.end_offset.map(Offset::new))
+            .collect();
+        let follow = Follow {
+            fetch: FetchRequest {
+                max_wait: None,
+                min_bytes: 1,
+                max_bytes: limit(request.max_bytes, DEFAULT_STREAM_BYTES),
+                isolation: isolation(request.isolation_level)?,
+                partitions: partitions(&request.partitions)?,
+            },
+            ends,
+            format: format(request.format)?,
+        };
+        let (sender, responses) = mpsc::channel(QUEUED_RESPONSES);
+        let handler = self.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                () = follow.run(&handler, &ctx, &sender) => {}
+                () = sender.closed() => {}
+                () = handler.stop.cancelled() => {
+                    // The reader may have gone; then nobody needs to know.
+                    let _ = sender.try_send(Err(shutting_down()));
+                }
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(responses)))
+    }
+
+    async fn list_offsets(
+        &self,
+        request: Request<v1::ListOffsetsRequest>,
+    ) -> Result<Response<v1::ListOffsetsResponse>, Status> {
+        let ctx = context(&request);
+        let request = request.into_inner();
+        at_most("partitions", request.partitions.len(), MAX_PARTITIONS)?;
+        let isolation = isolation(request.isolation_level)?;
+        let mut offsets = Vec::with_capacity(request.partitions.len());
+        for wanted in request.partitions {
+            offsets.push(self.listed_offset(&ctx, wanted, isolation).await);
+        }
+        Ok(Response::new(v1::ListOffsetsResponse { offsets }))
+    }
+}
+
+/// What a stream still has to send.
+#[derive(Debug)]
+struct Follow {
+    fetch: FetchRequest,
+    /// Beside each partition of `fetch`: where to stop (exclusive).
+    ends: Vec<Option<Offset>>,
+    format: v1::RecordFormat,
+}
+
+impl Follow {
+    /// Sends until every partition has ended or failed, or the reader is gone.
+    async fn run(
+        mut self,
+        handler: &Handler,
+        ctx: &RequestContext,
+        sender: &mpsc::Sender<Result<v1::FetchResponse, Status>>,
+    ) {
+        self.drop_finished(&[]);
+        while !self.fetch.partitions.is_empty() {
+            // Room first: records are read when they can be sent, not before.
+            let Ok(room) = sender.reserve().await else {
+                return;
+            };
+            let fetched = handler.service.fetch(ctx, &self.fetch).await;
+            let failed: Vec<bool> = fetched.iter().map(|part| part.outcome.is_err()).collect();
+            let mut partitions = Vec::new();
+            for (wanted, part) in self.fetch.partitions.iter_mut().zip(fetched) {
+                let from = wanted.fetch_offset;
+                if let Ok(read) = &part.outcome {
+                    if read.next_offset == from {
+                        continue;
+                    }
+                    wanted.fetch_offset = read.next_offset;
+                }
+                partitions.push(answer(part, from, self.format));
+            }
+            room.send(Ok(v1::FetchResponse { partitions }));
+            self.drop_finished(&failed);
+            // Whoever was served first comes last next time, so that one busy partition starves no other.
+            if !self.fetch.partitions.is_empty() {
+                self.fetch.partitions.rotate_left(1);
+                self.ends.rotate_left(1);
+            }
+        }
+    }
+
+    /// Forgets the partitions that failed or have reached their ends.
+    fn drop_finished(&mut self, failed: &[bool]) {
+        let keep: Vec<bool> = self
+            .fetch
+            .partitions
+            .iter()
+            .zip(&self.ends)
+            .enumerate()
+            .map(|(index, (wanted, end))| {
+                let ended = end.is_some_and(|end| wanted.fetch_offset >= end);
+                !ended && !failed.get(index).copied().unwrap_or(false)
+            })
+            .collect();
+        let mut kept = keep.iter();
+        self.fetch
+            .partitions
+            .retain(|_| kept.next().copied().unwrap_or(true));
+        let mut kept = keep.iter();
+        self.ends.retain(|_| kept.next().copied().unwrap_or(true));
+    }
+}
+
+impl Handler {
+    async fn listed_offset(
+        &self,
+        ctx: &RequestContext,
+        wanted: v1::ListOffsetsPartition,
+        isolation: Isolation,
+    ) -> v1::ListedOffset {
+        use v1::list_offsets_partition::At;
+        let query = match wanted.at {
+            Some(At::Earliest(_)) => Ok(OffsetQuery::Earliest),
+            Some(At::Latest(_)) => Ok(OffsetQuery::Latest(isolation)),
+            Some(At::TimestampMs(ms)) if ms >= 0 => Ok(OffsetQuery::At(Timestamp::new(ms))),
+            Some(At::MaxTimestamp(_)) => Ok(OffsetQuery::MaxTimestamp),
+            Some(At::TimestampMs(ms)) => Err(ApiError::new(
+                ErrorCode::InvalidRequest,
+                format!("timestamp_ms {ms} lies before 1970"),
+            )),
+            None => Err(ApiError::new(
+                ErrorCode::InvalidRequest,
+                "say what to look up: earliest, latest, timestamp_ms or max_timestamp",
+            )),
+        };
+        let partition = PartitionId::new(wanted.partition);
+        let epoch = wanted.current_leader_epoch.map(LeaderEpoch::new);
+        let outcome = match query {
+            Ok(query) => {
+                self.service
+                    .list_offset(ctx, &wanted.topic, partition, epoch, query)
+                    .await
+            }
+            Err(error) => Err(error),
+        };
+        let found = outcome.as_ref().ok();
+        v1::ListedOffset {
+            error: error_of(&outcome),
+            offset: found.map_or(-1, |found| found.offset.get()),
+            timestamp_ms: found.map_or(-1, |found| found.timestamp.get()),
+            leader_epoch: found.map_or(-1, |found| found.leader_epoch.get()),
+            topic: wanted.topic,
+            partition: wanted.partition,
+        }
+    }
+}
+
+fn shutting_down() -> Status {
+    Status::unavailable("the broker is shutting down; connect again")
+}
+
+fn limit(asked: u32, default: usize) -> usize {
+    match usize::try_from(asked).unwrap_or(usize::MAX) {
+        0 => default,
+        asked => asked.min(MAX_RESPONSE_BYTES),
+    }
+}
+
+fn isolation(raw: i32) -> Result<Isolation, Status> {
+    match v1::IsolationLevel::try_from(raw) {
+        Ok(v1::IsolationLevel::ReadUncommitted) => Ok(Isolation::ReadUncommitted),
+        Ok(v1::IsolationLevel::ReadCommitted) => Ok(Isolation::ReadCommitted),
+        Err(_) => Err(invalid(format!("there is no isolation level {raw}"))),
+    }
+}
+
+fn format(raw: i32) -> Result<v1::RecordFormat, Status> {
+    v1::RecordFormat::try_from(raw).map_err(|_| invalid(format!("there is no record format {raw}")))
+}
+
+fn partitions(wanted: &[v1::FetchPartition]) -> Result<Vec<FetchPartition>, Status> {
+    at_most("partitions", wanted.len(), MAX_PARTITIONS)?;
+    let one = |wanted: &v1::FetchPartition| {
+        Ok(FetchPartition {
+            topic: Arc::from(wanted.topic.as_str()),
+            topic_id: topic_id(wanted.topic_id.as_deref())?,
+            partition: PartitionId::new(wanted.partition),
+            fetch_offset: Offset::new(wanted.fetch_offset),
+            max_bytes: limit(wanted.partition_max_bytes, DEFAULT_PARTITION_BYTES),
+            current_leader_epoch: wanted.current_leader_epoch.map(LeaderEpoch::new),
+        })
+    };
+    wanted.iter().map(one).collect()
+}
+
+/// A partition's part of a response.
+fn answer(part: FetchedPartition, from: Offset, format: v1::RecordFormat) -> v1::FetchedPartition {
+    let outcome = part.outcome.and_then(|fetched| {
+        let data = match format {
+            v1::RecordFormat::Batches => {
+                v1::fetched_partition::Data::Batches(fetched.records.clone())
+            }
+            v1::RecordFormat::Records => {
+                v1::fetched_partition::Data::Records(unpack(fetched.records.clone(), from)?)
+            }
+        };
+        Ok((fetched, data))
+    });
+    let mut answer = v1::FetchedPartition {
+        topic: part.topic.to_string(),
+        partition: part.partition.get(),
+        error: error_of(&outcome),
+        high_watermark: -1,
+        last_stable_offset: -1,
+        log_start_offset: -1,
+        next_fetch_offset: from.get(),
+        leader_epoch: -1,
+        ..v1::FetchedPartition::default()
+    };
+    if let Ok((fetched, data)) = outcome {
+        answer.high_watermark = fetched.high_watermark.get();
+        answer.last_stable_offset = fetched.last_stable_offset.get();
+        answer.log_start_offset = fetched.log_start_offset.get();
+        answer.next_fetch_offset = fetched.next_offset.get();
+        answer.leader_epoch = fetched.leader_epoch.get();
+        answer.data = Some(data);
+    }
+    answer
+}

@@ -1,0 +1,306 @@
+//! One partition that this broker leads: its log, how far it has got, and who waits for it.
+//!
+//! The partition owns all three under one lock, held for the copy of a batch and the moving of
+//! offsets, never across `.await`. `service/` is the only caller; `writer.rs` is the only code that
+//! changes the log, `reader.rs` reads without the lock.
+
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::Instant;
+
+use logweir_proto::{LeaderEpoch, NodeId, Offset, PartitionId, Timestamp, TopicId};
+use logweir_storage::{ChangeError, FlushOutcome, Log, LogConfig, LogDir, LogReader, OpenError};
+use parking_lot::Mutex;
+
+use crate::clock::Clock;
+use crate::error::ApiError;
+use crate::metrics::LockHold;
+use crate::partition::progress::{Effects, Event, Progress};
+use crate::partition::waiters::{Ready, Waiters};
+
+mod progress;
+mod reader;
+mod set;
+mod waiters;
+mod writer;
+
+pub(crate) use reader::{ReadBound, Watch};
+pub(crate) use set::{Partitions, Slot};
+pub(crate) use writer::AckWait;
+
+/// What to know about a partition before its log is opened.
+#[derive(Clone, Debug)]
+pub(crate) struct PartitionSpec {
+    pub(crate) topic: Arc<str>,
+    pub(crate) topic_id: TopicId,
+    pub(crate) partition: PartitionId,
+    pub(crate) leader_epoch: LeaderEpoch,
+    pub(crate) isr: Vec<NodeId>,
+    pub(crate) config: LogConfig,
+    pub(crate) max_message_bytes: usize,
+}
+
+/// A led partition.
+#[derive(Debug)]
+pub(crate) struct Partition {
+    topic: Arc<str>,
+    partition: PartitionId,
+    leader_epoch: LeaderEpoch,
+    reader: LogReader,
+    /// Copies of the offsets that readers are bound by, moved under the lock, read without it.
+    high_watermark: AtomicI64,
+    last_stable: AtomicI64,
+    max_message_bytes: AtomicU64,
+    clock: Clock,
+    lock_hold: Arc<LockHold>,
+    state: Mutex<State>,
+}
+
+/// What the lock guards.
+#[derive(Debug)]
+struct State {
+    /// Gone once the partition was deleted; `ended` is then set.
+    log: Option<Log>,
+    progress: Progress,
+    waiters: Waiters,
+    /// Why nothing can be changed any more.
+    ended: Option<ApiError>,
+}
+
+impl Partition {
+    /// Opens the partition's log, which may scan and repair it, and begins to lead it.
+    ///
+    /// # Errors
+    /// As [`LogDir::open_log`].
+    pub(crate) fn open(
+        log_dir: &Arc<LogDir>,
+        node: NodeId,
+        spec: PartitionSpec,
+        clock: &Clock,
+        lock_hold: &Arc<LockHold>,
+    ) -> Result<Arc<Self>, OpenError> {
+        let this: Arc<OnceLock<Weak<Self>>> = Arc::default();
+        let callback = Arc::clone(&this);
+        let flush_per_ack = spec.config.flush.per_ack;
+        let log = log_dir.open_log(
+            &spec.topic,
+            spec.topic_id,
+            spec.partition,
+            spec.config,
+            Box::new(move |outcome| {
+                if let Some(partition) = callback.get().and_then(Weak::upgrade) {
+                    partition.flushed(outcome);
+                }
+            }),
+        )?;
+        let offsets = (
+            log.log_start_offset(),
+            log.durable_end_offset(),
+            log.log_end_offset(),
+        );
+        let progress = Progress::new(node, spec.isr, flush_per_ack, offsets);
+        let partition = Arc::new(Self {
+            topic: spec.topic,
+            partition: spec.partition,
+            leader_epoch: spec.leader_epoch,
+            reader: log.reader(),
+            high_watermark: AtomicI64::new(progress.high_watermark().get()),
+            last_stable: AtomicI64::new(progress.last_stable().get()),
+            max_message_bytes: AtomicU64::new(spec.max_message_bytes as u64),
+            clock: clock.clone(),
+            lock_hold: Arc::clone(lock_hold),
+            state: Mutex::new(State {
+                log: Some(log),
+                progress,
+                waiters: Waiters::default(),
+                ended: None,
+            }),
+        });
+        this.get_or_init(|| Arc::downgrade(&partition));
+        partition.catch_up();
+        Ok(partition)
+    }
+
+    pub(crate) fn topic(&self) -> &Arc<str> {
+        &self.topic
+    }
+
+    pub(crate) fn id(&self) -> PartitionId {
+        self.partition
+    }
+
+    pub(crate) fn leader_epoch(&self) -> LeaderEpoch {
+        self.leader_epoch
+    }
+
+    pub(crate) fn log(&self) -> &LogReader {
+        &self.reader
+    }
+
+    pub(crate) fn max_message_bytes(&self) -> usize {
+        usize::try_from(self.max_message_bytes.load(Ordering::Relaxed)).unwrap_or(usize::MAX)
+    }
+
+    pub(crate) fn high_watermark(&self) -> Offset {
+        Offset::new(self.high_watermark.load(Ordering::Acquire))
+    }
+
+    pub(crate) fn last_stable(&self) -> Offset {
+        Offset::new(self.last_stable.load(Ordering::Acquire))
+    }
+
+    /// Takes over the topic's changed configuration.
+    pub(crate) fn set_config(&self, config: LogConfig, max_message_bytes: usize) {
+        self.max_message_bytes
+            .store(max_message_bytes as u64, Ordering::Relaxed);
+        let now = self.clock.now();
+        let mut state = self.state.lock();
+        let event = Event::FlushPerAck(config.flush.per_ack);
+        let Ok(log) = state.log() else { return };
+        log.set_config(config);
+        // Records appended under the old policy may have to become durable under the new one.
+        log.request_flush();
+        let effects = state.progress.on(now, event);
+        let ready = self.publish(&mut state, effects);
+        drop(state);
+        ready.complete();
+    }
+
+    /// Deletes the records below `before` (exclusive), at most up to the high watermark.
+    ///
+    /// # Errors
+    /// `OFFSET_OUT_OF_RANGE` above the high watermark, `KAFKA_STORAGE_ERROR` if the disk fails.
+    pub(crate) fn delete_records(&self, before: Option<Offset>) -> Result<Offset, ApiError> {
+        let mut state = self.state.lock();
+        let high_watermark = state.progress.high_watermark();
+        let before = before.unwrap_or(high_watermark);
+        if before > high_watermark || before < Offset::ZERO {
+            return Err(ApiError::new(
+                logweir_proto::ErrorCode::OffsetOutOfRange,
+                format!(
+                    "cannot delete below offset {before}: the high watermark is {high_watermark}"
+                ),
+            ));
+        }
+        let log_start = state.log()?.delete_records_before(before)?;
+        state
+            .progress
+            .on(self.clock.now(), Event::LogStartMoved { log_start });
+        Ok(log_start)
+    }
+
+    /// Rolls and deletes what the topic's retention says; how many segments were deleted.
+    ///
+    /// # Errors
+    /// `KAFKA_STORAGE_ERROR` if the disk fails.
+    pub(crate) fn enforce_retention(&self, now: Timestamp) -> Result<u64, ApiError> {
+        let mut state = self.state.lock();
+        let high_watermark = state.progress.high_watermark();
+        let log = state.log()?;
+        log.roll_if_due(now)?;
+        let removed = log.enforce_retention(now, high_watermark)?;
+        let log_start = log.log_start_offset();
+        state.progress.on(now, Event::LogStartMoved { log_start });
+        Ok(removed)
+    }
+
+    /// Ends the partition: waiters get `reason`, appends are refused, the log is closed.
+    ///
+    /// # Errors
+    /// What stopped the log from being closed cleanly.
+    pub(crate) fn close(&self, reason: &ApiError) -> Result<(), ChangeError> {
+        self.end(reason).map_or(Ok(()), |mut log| log.close())
+    }
+
+    /// Ends the partition as [`Partition::close`] does, and deletes its log.
+    ///
+    /// # Errors
+    /// Device errors; what is left is put aside at the next start.
+    pub(crate) fn delete(&self, log_dir: &LogDir, reason: &ApiError) -> Result<(), ChangeError> {
+        self.end(reason)
+            .map_or(Ok(()), |log| log_dir.delete_log(log))
+    }
+
+    fn end(&self, reason: &ApiError) -> Option<Log> {
+        let mut state = self.state.lock();
+        let ready = state.waiters.take_all();
+        state.ended.get_or_insert_with(|| reason.clone());
+        let log = state.log.take();
+        drop(state);
+        ready.fail(reason);
+        log
+    }
+
+    /// Called on the group-commit thread.
+    fn flushed(&self, outcome: FlushOutcome) {
+        let mut state = self.state.lock();
+        match outcome {
+            FlushOutcome::Durable(durable_end) => {
+                let event = Event::Durable { durable_end };
+                let effects = state.progress.on(self.clock.now(), event);
+                let ready = self.publish(&mut state, effects);
+                drop(state);
+                ready.complete();
+            }
+            FlushOutcome::Failed(reason) => {
+                let error = ApiError::storage(format!("the data directory is offline: {reason}"));
+                let ready = state.waiters.take_all();
+                state.ended.get_or_insert_with(|| error.clone());
+                drop(state);
+                ready.fail(&error);
+            }
+        }
+    }
+
+    /// Takes in what became durable before the callback could find this partition.
+    fn catch_up(&self) {
+        let durable_end = self.reader.durable_end_offset();
+        self.flushed(FlushOutcome::Durable(durable_end));
+        if durable_end < self.reader.log_end_offset()
+            && let Ok(log) = self.state.lock().log()
+        {
+            log.request_flush();
+        }
+    }
+
+    /// Shows the moved offsets to readers and takes out the waiters they complete.
+    fn publish(&self, state: &mut State, effects: Effects) -> Ready {
+        let mut ready = Ready::default();
+        if let Some(durable_end) = effects.durable {
+            state.waiters.durable_moved(durable_end, &mut ready);
+        }
+        if let Some(high_watermark) = effects.high_watermark {
+            self.high_watermark
+                .store(high_watermark.get(), Ordering::Release);
+            self.last_stable
+                .store(state.progress.last_stable().get(), Ordering::Release);
+            state
+                .waiters
+                .high_watermark_moved(high_watermark, &mut ready);
+        }
+        ready
+    }
+
+    /// Runs `change` under the lock and records how long a sample of such holds took.
+    fn with_state<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let mut state = self.state.lock();
+        let sampled = self.lock_hold.sample().then(Instant::now);
+        let result = change(&mut state);
+        drop(state);
+        if let Some(begun) = sampled {
+            self.lock_hold.record(begun.elapsed());
+        }
+        result
+    }
+}
+
+impl State {
+    /// The log, while it may be changed.
+    fn log(&mut self) -> Result<&mut Log, ApiError> {
+        match (&self.ended, &mut self.log) {
+            (None, Some(log)) => Ok(log),
+            (Some(reason), _) => Err(reason.clone()),
+            (None, None) => Err(ApiError::storage("the partition's log is closed")),
+        }
+    }
+}

@@ -1,0 +1,339 @@
+//! The partitions this broker hosts, kept equal to the cluster image.
+//!
+//! Looking a partition up takes a read lock for a hash look-up. Only [`Partitions::apply`] changes the
+//! set: it opens logs that the image has and the set lacks, and closes and deletes the opposite.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use logweir_proto::record::TimestampType;
+use logweir_proto::{LeaderEpoch, NodeId, PartitionId, TopicId};
+use logweir_storage::{FlushPolicy, LogConfig, LogDir, LogId};
+use parking_lot::{Mutex, RwLock};
+
+use crate::clock::Clock;
+use crate::config::{Config, MessageTimestampType, TopicConfig};
+use crate::error::ApiError;
+use crate::metadata::{Image, TopicImage};
+use crate::metrics::LockHold;
+use crate::partition::{Partition, PartitionSpec};
+
+/// What stands at a partition's place.
+#[derive(Clone, Debug)]
+pub(crate) enum Slot {
+    /// It is led here.
+    Online(Arc<Partition>),
+    /// Its log could not be opened; why.
+    Offline(ApiError),
+    /// Another node leads it.
+    Elsewhere,
+}
+
+/// A topic of which this broker hosts partitions.
+#[derive(Debug)]
+struct Hosted {
+    image: Arc<TopicImage>,
+    config: Arc<TopicConfig>,
+    partitions: Vec<Slot>,
+}
+
+/// All partitions of one broker.
+#[derive(Debug)]
+pub(crate) struct Partitions {
+    node: NodeId,
+    log_dir: Arc<LogDir>,
+    config: Arc<Config>,
+    clock: Clock,
+    lock_hold: Arc<LockHold>,
+    topics: RwLock<HashMap<Arc<str>, Hosted>>,
+    /// Held while the set is being changed, which may take as long as opening logs takes.
+    applying: Mutex<()>,
+}
+
+impl Partitions {
+    pub(crate) fn new(
+        node: NodeId,
+        log_dir: Arc<LogDir>,
+        config: Arc<Config>,
+        clock: Clock,
+        lock_hold: Arc<LockHold>,
+    ) -> Self {
+        Self {
+            node,
+            log_dir,
+            config,
+            clock,
+            lock_hold,
+            topics: RwLock::default(),
+            applying: Mutex::new(()),
+        }
+    }
+
+    /// The led partition, if the topic's id is the expected one.
+    ///
+    /// # Errors
+    /// `UNKNOWN_TOPIC_OR_PARTITION`, `INCONSISTENT_TOPIC_ID`, `KAFKA_STORAGE_ERROR`, `NOT_LEADER_OR_FOLLOWER`.
+    pub(crate) fn get(
+        &self,
+        topic: &str,
+        topic_id: Option<TopicId>,
+        partition: PartitionId,
+    ) -> Result<Arc<Partition>, ApiError> {
+        let topics = self.topics.read();
+        let hosted = topics
+            .get(topic)
+            .ok_or_else(|| ApiError::unknown_topic(topic))?;
+        if let Some(expected) = topic_id.filter(|id| *id != hosted.image.id) {
+            return Err(ApiError::new(
+                logweir_proto::ErrorCode::InconsistentTopicId,
+                format!(
+                    "topic {topic:?} has id {}, not {expected}: it was created anew",
+                    hosted.image.id
+                ),
+            )
+            .hint("refresh the topic's metadata"));
+        }
+        let slot = usize::try_from(partition.get())
+            .ok()
+            .and_then(|index| hosted.partitions.get(index))
+            .ok_or_else(|| {
+                ApiError::unknown_partition(topic, partition, hosted.partitions.len())
+            })?;
+        match slot {
+            Slot::Online(partition) => Ok(Arc::clone(partition)),
+            Slot::Offline(error) => Err(error.clone()),
+            Slot::Elsewhere => Err(ApiError::new(
+                logweir_proto::ErrorCode::NotLeaderOrFollower,
+                format!("this broker does not lead partition {partition} of topic {topic:?}"),
+            )
+            .hint("refresh the topic's metadata")),
+        }
+    }
+
+    /// How many partitions the topic has; `None` if it is not hosted.
+    pub(crate) fn partition_count(&self, topic: &str) -> Option<usize> {
+        self.topics
+            .read()
+            .get(topic)
+            .map(|hosted| hosted.partitions.len())
+    }
+
+    /// The topic's configuration in force.
+    pub(crate) fn topic_config(&self, topic: &str) -> Option<Arc<TopicConfig>> {
+        self.topics
+            .read()
+            .get(topic)
+            .map(|hosted| Arc::clone(&hosted.config))
+    }
+
+    /// What stands at each of a topic's partitions.
+    pub(crate) fn slots(&self, topic: &str) -> Vec<Slot> {
+        self.topics
+            .read()
+            .get(topic)
+            .map_or_else(Vec::new, |hosted| hosted.partitions.clone())
+    }
+
+    /// Every partition that is led here.
+    pub(crate) fn online(&self) -> Vec<Arc<Partition>> {
+        let topics = self.topics.read();
+        let slots = topics.values().flat_map(|hosted| &hosted.partitions);
+        slots
+            .filter_map(|slot| match slot {
+                Slot::Online(partition) => Some(Arc::clone(partition)),
+                Slot::Offline(_) | Slot::Elsewhere => None,
+            })
+            .collect()
+    }
+
+    /// How many partitions cannot be served because of their disk.
+    pub(crate) fn offline_count(&self) -> usize {
+        let topics = self.topics.read();
+        let slots = topics.values().flat_map(|hosted| &hosted.partitions);
+        slots
+            .filter(|slot| matches!(slot, Slot::Offline(_)))
+            .count()
+    }
+
+    /// Why the data directory cannot be written any more; `None` while it can.
+    pub(crate) fn disk_offline(&self) -> Option<String> {
+        self.log_dir.offline().map(|reason| reason.to_string())
+    }
+
+    /// Renames what no topic of the image accounts for, so that nothing is ever deleted by mistake.
+    pub(crate) fn set_strays_aside(&self, existing: &[LogId], image: &Image) {
+        for log in existing {
+            let known = image.topics.get(&log.topic).is_some_and(|topic| {
+                topic.id == log.topic_id
+                    && usize::try_from(log.partition.get())
+                        .is_ok_and(|i| i < topic.partitions.len())
+            });
+            if !known {
+                tracing::warn!(topic = %log.topic, topic_id = %log.topic_id, partition = %log.partition,
+                    "a log that no topic accounts for is set aside as .stray");
+                if let Err(error) = self.log_dir.set_stray(log) {
+                    tracing::error!(%error, topic = %log.topic, "cannot set the log aside");
+                }
+            }
+        }
+    }
+
+    /// Makes the set equal to the image. May open, scan, repair and delete logs: not for a task that serves.
+    pub(crate) fn apply(&self, image: &Image) {
+        let _applying = self.applying.lock();
+        let gone: Vec<Arc<str>> = {
+            let topics = self.topics.read();
+            let same = |hosted: &Hosted| {
+                image
+                    .topics
+                    .get(&hosted.image.name)
+                    .is_some_and(|topic| topic.id == hosted.image.id)
+            };
+            topics
+                .values()
+                .filter(|hosted| !same(hosted))
+                .map(|h| Arc::clone(&h.image.name))
+                .collect()
+        };
+        for name in gone {
+            self.remove(&name);
+        }
+        for topic in image.topics.values() {
+            self.apply_topic(topic);
+        }
+    }
+
+    fn apply_topic(&self, image: &Arc<TopicImage>) {
+        let (config, mut partitions) = {
+            let topics = self.topics.read();
+            match topics.get(&image.name) {
+                Some(hosted) if Arc::ptr_eq(&hosted.image, image) => return,
+                Some(hosted) if hosted.image.configs == image.configs => {
+                    (Arc::clone(&hosted.config), hosted.partitions.clone())
+                }
+                Some(hosted) => (self.config_of(image), hosted.partitions.clone()),
+                None => (self.config_of(image), Vec::new()),
+            }
+        };
+        for slot in &partitions {
+            if let Slot::Online(partition) = slot {
+                let log = log_config(&self.config, &config, replicas(image));
+                partition.set_config(log, max_message_bytes(&config));
+            }
+        }
+        for index in partitions.len()..image.partitions.len() {
+            partitions.push(self.open(image, index, &config));
+        }
+        let hosted = Hosted {
+            image: Arc::clone(image),
+            config,
+            partitions,
+        };
+        self.topics.write().insert(Arc::clone(&image.name), hosted);
+    }
+
+    fn config_of(&self, image: &TopicImage) -> Arc<TopicConfig> {
+        Arc::new(TopicConfig::new_lenient(&self.config, &image.configs))
+    }
+
+    fn open(&self, topic: &TopicImage, index: usize, config: &TopicConfig) -> Slot {
+        let image = &topic.partitions[index];
+        if image.leader != Some(self.node) {
+            return Slot::Elsewhere;
+        }
+        let id = PartitionId::new(i32::try_from(index).unwrap_or(i32::MAX));
+        let spec = PartitionSpec {
+            topic: Arc::clone(&topic.name),
+            topic_id: topic.id,
+            partition: id,
+            leader_epoch: image.leader_epoch.max(LeaderEpoch::new(0)),
+            isr: image.isr.clone(),
+            config: log_config(&self.config, config, replicas(topic)),
+            max_message_bytes: max_message_bytes(config),
+        };
+        match Partition::open(&self.log_dir, self.node, spec, &self.clock, &self.lock_hold) {
+            Ok(partition) => Slot::Online(partition),
+            Err(error) => {
+                tracing::error!(topic = %topic.name, partition = %id, %error, "the partition is offline");
+                Slot::Offline(ApiError::storage(error.to_string()))
+            }
+        }
+    }
+
+    fn remove(&self, name: &str) {
+        let Some(hosted) = self.topics.write().remove(name) else {
+            return;
+        };
+        let reason = ApiError::unknown_topic(name);
+        for (index, slot) in hosted.partitions.iter().enumerate() {
+            let deleted = match slot {
+                Slot::Online(partition) => partition.delete(&self.log_dir, &reason),
+                // What could not be opened is kept for a person to look at.
+                Slot::Offline(_) => self.log_dir.set_stray(&LogId {
+                    topic: Arc::clone(&hosted.image.name),
+                    topic_id: hosted.image.id,
+                    partition: PartitionId::new(i32::try_from(index).unwrap_or(i32::MAX)),
+                }),
+                Slot::Elsewhere => Ok(()),
+            };
+            if let Err(error) = deleted {
+                tracing::error!(topic = name, partition = index, %error, "cannot delete the log");
+            }
+        }
+    }
+
+    /// Closes every log; the data directory can be closed cleanly if none failed.
+    ///
+    /// # Errors
+    /// The first log that failed, after all were tried.
+    pub(crate) fn close(&self) -> Result<(), String> {
+        let _applying = self.applying.lock();
+        let reason = ApiError::new(
+            logweir_proto::ErrorCode::NotLeaderOrFollower,
+            "the broker is shutting down",
+        );
+        let topics = std::mem::take(&mut *self.topics.write());
+        let mut first = Ok(());
+        for slot in topics.into_values().flat_map(|hosted| hosted.partitions) {
+            if let Slot::Online(partition) = slot {
+                let closed = partition.close(&reason).map_err(|error| error.to_string());
+                first = first.and(closed);
+            }
+        }
+        first
+    }
+}
+
+fn replicas(topic: &TopicImage) -> usize {
+    topic
+        .partitions
+        .first()
+        .map_or(1, |partition| partition.replicas.len())
+}
+
+fn max_message_bytes(topic: &TopicConfig) -> usize {
+    usize::try_from(topic.values().max_message_bytes).unwrap_or(usize::MAX)
+}
+
+/// The storage's settings for a topic with so many replicas.
+fn log_config(config: &Config, topic: &TopicConfig, replicas: usize) -> LogConfig {
+    let values = topic.values();
+    LogConfig {
+        segment_bytes: values.segment_bytes,
+        segment_age: Duration::from_millis(values.segment_ms),
+        index_interval_bytes: u32::try_from(values.index_interval_bytes).unwrap_or(u32::MAX),
+        retention: values.retention(),
+        retention_bytes: u64::try_from(values.retention_bytes).ok(),
+        flush: FlushPolicy {
+            per_ack: topic.flushes_per_ack(replicas, config.is_in_memory()),
+            records: values.flush_records(),
+            interval: values.flush_interval(),
+        },
+        timestamp_type: match values.message_timestamp_type {
+            MessageTimestampType::CreateTime => TimestampType::CreateTime,
+            MessageTimestampType::LogAppendTime => TimestampType::LogAppendTime,
+        },
+        producer_expiry: Duration::from_millis(config.log_dir.producer_id_expiration_ms),
+    }
+}

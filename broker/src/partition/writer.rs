@@ -1,0 +1,122 @@
+//! Appending to a partition's log: the only code that changes it, under the partition's lock.
+
+use logweir_proto::record::RecordBatch;
+use logweir_proto::{ErrorCode, Offset, Timestamp};
+use logweir_storage::ProducerCheck;
+use tokio::sync::oneshot;
+
+use crate::error::ApiError;
+use crate::partition::progress::Event;
+use crate::partition::waiters::Ready;
+use crate::partition::{Partition, State};
+
+/// What an append's answer waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AckWait {
+    /// Nothing (acks=0).
+    None,
+    /// The leader's log; its disk where the topic flushes per ack (acks=1).
+    Leader,
+    /// Every in-sync replica (acks=all).
+    Replicated,
+}
+
+/// An append that has its place in the log.
+#[derive(Debug)]
+pub(crate) struct Appended {
+    /// The offset of its first record.
+    pub(crate) base_offset: Offset,
+    /// When the broker appended, for topics with log append time; else none.
+    pub(crate) log_append_time: Timestamp,
+    /// Completed when the acknowledgement is due; `None` if it is due now.
+    pub(crate) ack: Option<oneshot::Receiver<Result<(), ApiError>>>,
+}
+
+impl Partition {
+    /// Appends a batch that was validated, unless its producer has sent it before.
+    ///
+    /// # Errors
+    /// `MESSAGE_TOO_LARGE`, the producer errors of KIP-98, `KAFKA_STORAGE_ERROR`; nothing was appended then.
+    pub(crate) fn append(&self, batch: &RecordBatch, wait: AckWait) -> Result<Appended, ApiError> {
+        let size = batch.header().size_bytes;
+        let limit = self.max_message_bytes();
+        if size > limit {
+            return Err(ApiError::new(
+                ErrorCode::MessageTooLarge,
+                format!(
+                    "a batch of {size} bytes is larger than max.message.bytes={limit} of topic {:?}",
+                    self.topic()
+                ),
+            )
+            .hint("send smaller batches, compress them, or raise the topic's max.message.bytes"));
+        }
+        let (appended, ready) = self.with_state(|state| self.append_locked(state, batch, wait))?;
+        ready.complete();
+        Ok(appended)
+    }
+
+    fn append_locked(
+        &self,
+        state: &mut State,
+        batch: &RecordBatch,
+        wait: AckWait,
+    ) -> Result<(Appended, Ready), ApiError> {
+        let log = state.log()?;
+        let now = self.clock.now();
+        if batch.header().has_producer() {
+            match log.check_producer(batch.header(), now)? {
+                ProducerCheck::New => {}
+                ProducerCheck::Duplicate {
+                    base_offset,
+                    append_time,
+                } => {
+                    let records = i64::from(batch.header().last_offset_delta) + 1;
+                    let ack = self.wait_for(state, base_offset.plus(records), wait);
+                    let appended = Appended {
+                        base_offset,
+                        log_append_time: append_time,
+                        ack,
+                    };
+                    return Ok((appended, Ready::default()));
+                }
+            }
+        }
+        let placed = log.append(batch, self.leader_epoch, now)?;
+        let log_end = placed.last_offset.plus(1);
+        let effects = state.progress.on(now, Event::Appended { log_end });
+        let ready = self.publish(state, effects);
+        let ack = self.wait_for(state, log_end, wait);
+        let appended = Appended {
+            base_offset: placed.base_offset,
+            log_append_time: placed.log_append_time,
+            ack,
+        };
+        Ok((appended, ready))
+    }
+
+    /// Joins the queue of what `wait` needs; `None` if the offset has passed `end` already.
+    fn wait_for(
+        &self,
+        state: &mut State,
+        end: Offset,
+        wait: AckWait,
+    ) -> Option<oneshot::Receiver<Result<(), ApiError>>> {
+        let progress = &state.progress;
+        let reached = match wait {
+            AckWait::None => return None,
+            // Where nothing is shown before the disk has it, nothing is promised either.
+            AckWait::Leader if progress.flush_per_ack() => progress.durable_end(),
+            AckWait::Leader => return None,
+            AckWait::Replicated => progress.high_watermark(),
+        };
+        if end <= reached {
+            return None;
+        }
+        let (sender, receiver) = oneshot::channel();
+        match wait {
+            AckWait::Replicated => state.waiters.on_replicated(end, sender),
+            AckWait::Leader | AckWait::None => state.waiters.on_durable(end, sender),
+        }
+        Some(receiver)
+    }
+}

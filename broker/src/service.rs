@@ -1,0 +1,98 @@
+//! What a broker can do, in plain Rust types: the one layer behind every front end.
+//!
+//! Listeners translate and call in here; what one of them can do, the others can. Every call takes a
+//! [`RequestContext`], the place where environments, quotas and authorization act.
+
+use std::sync::Arc;
+
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::error::ApiError;
+use crate::metadata::{Image, Quorum, TopicImage};
+use crate::metrics::Metrics;
+use crate::partition::Partitions;
+
+mod context;
+mod fetch;
+mod offsets;
+mod produce;
+mod producer_ids;
+mod reconcile;
+mod retention;
+mod topics;
+
+pub(crate) use context::{ListenerKind, NameMapping, Principal, RequestContext};
+pub(crate) use fetch::{FetchPartition, FetchRequest, FetchedPartition, Isolation};
+pub(crate) use offsets::OffsetQuery;
+pub(crate) use produce::{Acks, Append, AppendResult, PendingProduce, ProduceRequest};
+pub(crate) use reconcile::Reconciler;
+pub(crate) use topics::{CreateTopic, PartitionOffsets, TopicOutcome};
+
+use producer_ids::ProducerIds;
+
+/// A broker's abilities; shared by its listeners.
+#[derive(Debug)]
+pub(crate) struct Service {
+    pub(crate) config: Arc<Config>,
+    pub(crate) clock: Clock,
+    pub(crate) metrics: Arc<Metrics>,
+    quorum: Quorum,
+    partitions: Arc<Partitions>,
+    reconciler: Reconciler,
+    producer_ids: ProducerIds,
+}
+
+impl Service {
+    pub(crate) fn new(
+        config: Arc<Config>,
+        clock: Clock,
+        metrics: Arc<Metrics>,
+        quorum: Quorum,
+        partitions: Arc<Partitions>,
+        reconciler: Reconciler,
+    ) -> Self {
+        let producer_ids = ProducerIds::default();
+        Self {
+            config,
+            clock,
+            metrics,
+            quorum,
+            partitions,
+            reconciler,
+            producer_ids,
+        }
+    }
+
+    /// The cluster as this broker knows it.
+    pub(crate) fn image(&self) -> Arc<Image> {
+        self.quorum.image()
+    }
+
+    pub(crate) fn partitions(&self) -> &Arc<Partitions> {
+        &self.partitions
+    }
+
+    /// Why this broker cannot serve everything it should; `None` if it can.
+    pub(crate) fn unready(&self) -> Option<String> {
+        if let Some(reason) = self.partitions.disk_offline() {
+            return Some(format!("the data directory is offline: {reason}"));
+        }
+        match self.partitions.offline_count() {
+            0 => None,
+            count => Some(format!(
+                "{count} partitions cannot be served; the log says why"
+            )),
+        }
+    }
+
+    /// The topic of the image, by its name as the caller sees it.
+    fn topic(&self, ctx: &RequestContext, name: &str) -> Result<Arc<TopicImage>, ApiError> {
+        let inner = ctx.names.to_inner(name);
+        let image = self.image();
+        image
+            .topics
+            .get(&*inner)
+            .cloned()
+            .ok_or_else(|| ApiError::unknown_topic(name))
+    }
+}

@@ -1,0 +1,209 @@
+//! Reading records from any number of partitions, waiting for new ones without polling.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use logweir_proto::{LeaderEpoch, Offset, PartitionId, TopicId};
+use logweir_storage::ReadSlice;
+use tokio::sync::Notify;
+
+use crate::error::ApiError;
+use crate::partition::{Partition, ReadBound, Watch};
+use crate::service::{RequestContext, Service};
+
+/// Which records a reader may see.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Isolation {
+    /// Everything below the high watermark.
+    #[default]
+    ReadUncommitted,
+    /// Everything below the last stable offset.
+    ReadCommitted,
+}
+
+impl Isolation {
+    pub(crate) fn bound(self) -> ReadBound {
+        match self {
+            Self::ReadUncommitted => ReadBound::HighWatermark,
+            Self::ReadCommitted => ReadBound::LastStable,
+        }
+    }
+}
+
+/// One partition to read.
+#[derive(Clone, Debug)]
+pub(crate) struct FetchPartition {
+    pub(crate) topic: Arc<str>,
+    pub(crate) topic_id: Option<TopicId>,
+    pub(crate) partition: PartitionId,
+    pub(crate) fetch_offset: Offset,
+    pub(crate) max_bytes: usize,
+    pub(crate) current_leader_epoch: Option<LeaderEpoch>,
+}
+
+/// A read of many partitions.
+#[derive(Clone, Debug)]
+pub(crate) struct FetchRequest {
+    /// How long to wait for `min_bytes`; `None` waits as long as it takes.
+    pub(crate) max_wait: Option<Duration>,
+    pub(crate) min_bytes: usize,
+    /// The most bytes of the answer; the first batch found is sent even if it is larger.
+    pub(crate) max_bytes: usize,
+    pub(crate) isolation: Isolation,
+    pub(crate) partitions: Vec<FetchPartition>,
+}
+
+/// What one partition answers.
+#[derive(Clone, Debug)]
+pub(crate) struct FetchedPartition {
+    pub(crate) topic: Arc<str>,
+    pub(crate) partition: PartitionId,
+    pub(crate) outcome: Result<Fetched, ApiError>,
+}
+
+/// Records of one partition.
+#[derive(Clone, Debug)]
+pub(crate) struct Fetched {
+    pub(crate) high_watermark: Offset,
+    pub(crate) last_stable_offset: Offset,
+    pub(crate) log_start_offset: Offset,
+    pub(crate) leader_epoch: LeaderEpoch,
+    /// Whole record batches; the first may begin below the fetch offset.
+    pub(crate) records: Bytes,
+    pub(crate) next_offset: Offset,
+}
+
+impl Service {
+    /// Reads the partitions in the order given; waits until `min_bytes` are there, an error is, or time is up.
+    /// Dropping the future is safe.
+    pub(crate) async fn fetch(
+        &self,
+        ctx: &RequestContext,
+        request: &FetchRequest,
+    ) -> Vec<FetchedPartition> {
+        let deadline = request.max_wait.map(|wait| Instant::now() + wait);
+        let mut answer = self.fetch_now(ctx, request);
+        if !wants_more(&answer, request.min_bytes, deadline) {
+            return self.counted(answer);
+        }
+        let notify = Arc::new(Notify::new());
+        let _watches = self.watch_all(ctx, request, &notify);
+        // What arrived between the first look and the watch would otherwise be missed.
+        answer = self.fetch_now(ctx, request);
+        while wants_more(&answer, request.min_bytes, deadline) {
+            match deadline {
+                None => notify.notified().await,
+                Some(deadline) => {
+                    let deadline = tokio::time::Instant::from_std(deadline);
+                    if tokio::time::timeout_at(deadline, notify.notified())
+                        .await
+                        .is_err()
+                    {
+                        break;
+                    }
+                }
+            }
+            answer = self.fetch_now(ctx, request);
+        }
+        self.counted(answer)
+    }
+
+    /// One look at every partition.
+    fn fetch_now(&self, ctx: &RequestContext, request: &FetchRequest) -> Vec<FetchedPartition> {
+        let mut left = request.max_bytes;
+        let mut first = true;
+        let mut answer = Vec::with_capacity(request.partitions.len());
+        for wanted in &request.partitions {
+            let limit = wanted.max_bytes.min(left);
+            let outcome = self.find(ctx, wanted).and_then(|partition| {
+                read(&partition, wanted, request.isolation.bound(), limit, first)
+            });
+            if let Ok(fetched) = &outcome {
+                left = left.saturating_sub(fetched.records.len());
+                first &= fetched.records.is_empty();
+            }
+            let topic = Arc::clone(&wanted.topic);
+            answer.push(FetchedPartition {
+                topic,
+                partition: wanted.partition,
+                outcome,
+            });
+        }
+        answer
+    }
+
+    fn find(
+        &self,
+        ctx: &RequestContext,
+        wanted: &FetchPartition,
+    ) -> Result<Arc<Partition>, ApiError> {
+        let name = ctx.names.to_inner(&wanted.topic);
+        let partition = self
+            .partitions()
+            .get(&name, wanted.topic_id, wanted.partition)?;
+        partition.check_epoch(wanted.current_leader_epoch)?;
+        Ok(partition)
+    }
+
+    fn watch_all(
+        &self,
+        ctx: &RequestContext,
+        request: &FetchRequest,
+        notify: &Arc<Notify>,
+    ) -> Vec<Watch> {
+        let found = request
+            .partitions
+            .iter()
+            .filter_map(|wanted| self.find(ctx, wanted).ok());
+        found.map(|partition| partition.watch(notify)).collect()
+    }
+
+    fn counted(&self, answer: Vec<FetchedPartition>) -> Vec<FetchedPartition> {
+        for partition in &answer {
+            let bytes = partition
+                .outcome
+                .as_ref()
+                .map(|fetched| fetched.records.len() as u64);
+            self.metrics.count_fetch(bytes);
+        }
+        answer
+    }
+}
+
+fn read(
+    partition: &Partition,
+    wanted: &FetchPartition,
+    bound: ReadBound,
+    limit: usize,
+    first: bool,
+) -> Result<Fetched, ApiError> {
+    let mut slice = partition.read(wanted.fetch_offset, limit, bound)?;
+    // A batch larger than the limit is sent only where nothing else is, so that every reader gets on.
+    if slice.bytes.len() > limit && !first {
+        slice = ReadSlice {
+            bytes: Bytes::new(),
+            next_offset: wanted.fetch_offset,
+        };
+    }
+    Ok(Fetched {
+        high_watermark: partition.high_watermark(),
+        last_stable_offset: partition.last_stable(),
+        log_start_offset: partition.log().log_start_offset(),
+        leader_epoch: partition.leader_epoch(),
+        records: slice.bytes,
+        next_offset: slice.next_offset,
+    })
+}
+
+/// Whether to go on waiting: too few bytes, no error, and time left.
+fn wants_more(answer: &[FetchedPartition], min_bytes: usize, deadline: Option<Instant>) -> bool {
+    let mut bytes = 0_usize;
+    for partition in answer {
+        match &partition.outcome {
+            Ok(fetched) => bytes = bytes.saturating_add(fetched.records.len()),
+            Err(_) => return false,
+        }
+    }
+    bytes < min_bytes && deadline.is_none_or(|deadline| Instant::now() < deadline)
+}

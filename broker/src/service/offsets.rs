@@ -1,0 +1,111 @@
+//! Looking offsets up, and deleting the records below one.
+
+use std::sync::Arc;
+
+use logweir_proto::{LeaderEpoch, Offset, PartitionId, Timestamp};
+
+use crate::error::ApiError;
+use crate::partition::Partition;
+use crate::service::fetch::Isolation;
+use crate::service::{RequestContext, Service};
+
+/// What to look up in a partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OffsetQuery {
+    /// The first offset that can be read.
+    Earliest,
+    /// Where new records will appear to a reader of this isolation.
+    Latest(Isolation),
+    /// The first record at or after this time.
+    At(Timestamp),
+    /// The record with the largest timestamp (KIP-734).
+    MaxTimestamp,
+}
+
+/// The offset found; -1 where no record fits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ListedOffset {
+    pub(crate) offset: Offset,
+    pub(crate) timestamp: Timestamp,
+    pub(crate) leader_epoch: LeaderEpoch,
+}
+
+impl Service {
+    /// Looks one offset up. Queries by time may read from the disk.
+    ///
+    /// # Errors
+    /// As finding the partition, and `KAFKA_STORAGE_ERROR`.
+    pub(crate) async fn list_offset(
+        &self,
+        ctx: &RequestContext,
+        topic: &str,
+        partition: PartitionId,
+        current_leader_epoch: Option<LeaderEpoch>,
+        query: OffsetQuery,
+    ) -> Result<ListedOffset, ApiError> {
+        let name = ctx.names.to_inner(topic);
+        let partition = self.partitions().get(&name, None, partition)?;
+        partition.check_epoch(current_leader_epoch)?;
+        match query {
+            OffsetQuery::Earliest => {
+                Ok(found_offset(&partition, partition.log().log_start_offset()))
+            }
+            OffsetQuery::Latest(isolation) => {
+                Ok(found_offset(&partition, partition.bound(isolation.bound())))
+            }
+            OffsetQuery::At(_) | OffsetQuery::MaxTimestamp => {
+                let search = move || search(&partition, query);
+                tokio::task::spawn_blocking(search).await.map_err(|error| {
+                    ApiError::storage(format!("the look-up ended early: {error}"))
+                })?
+            }
+        }
+    }
+
+    /// Deletes a partition's records below `before` (exclusive; `None` for the high watermark); the new log start.
+    ///
+    /// # Errors
+    /// As finding the partition, `OFFSET_OUT_OF_RANGE`, `KAFKA_STORAGE_ERROR`.
+    pub(crate) async fn delete_records(
+        &self,
+        ctx: &RequestContext,
+        topic: &str,
+        partition: PartitionId,
+        before: Option<Offset>,
+    ) -> Result<Offset, ApiError> {
+        let name = ctx.names.to_inner(topic);
+        let partition = self.partitions().get(&name, None, partition)?;
+        let delete = move || partition.delete_records(before);
+        tokio::task::spawn_blocking(delete)
+            .await
+            .map_err(|error| ApiError::storage(format!("the deletion ended early: {error}")))?
+    }
+}
+
+fn found_offset(partition: &Arc<Partition>, offset: Offset) -> ListedOffset {
+    ListedOffset {
+        offset,
+        timestamp: Timestamp::NONE,
+        leader_epoch: partition.leader_epoch(),
+    }
+}
+
+fn search(partition: &Partition, query: OffsetQuery) -> Result<ListedOffset, ApiError> {
+    let below = partition.high_watermark();
+    let found = match query {
+        OffsetQuery::At(timestamp) => partition.log().offset_for_timestamp(timestamp, below)?,
+        _ => partition.log().max_timestamp(below)?,
+    };
+    Ok(found.map_or(
+        ListedOffset {
+            offset: Offset::new(-1),
+            timestamp: Timestamp::NONE,
+            leader_epoch: LeaderEpoch::NONE,
+        },
+        |(offset, timestamp, leader_epoch)| ListedOffset {
+            offset,
+            timestamp,
+            leader_epoch,
+        },
+    ))
+}

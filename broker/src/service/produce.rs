@@ -1,0 +1,245 @@
+//! Appending records. Two stages: the append takes its place in the order at once, the answer waits.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use logweir_proto::record::RecordBatch;
+use logweir_proto::{ErrorCode, Offset, PartitionId, Timestamp, TopicId};
+use tokio::sync::oneshot;
+
+use crate::error::ApiError;
+use crate::partition::{AckWait, Partition};
+use crate::service::{RequestContext, Service};
+
+/// How long an answer is waited for where the request does not say (Kafka's `request.timeout.ms`).
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
+/// The longest time that an answer may be waited for.
+const MAX_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// When a produce request is answered (Kafka's `acks`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Acks {
+    /// 0: at once.
+    None,
+    /// 1: when the leader has the records.
+    Leader,
+    /// -1: when every in-sync replica has them.
+    All,
+}
+
+/// One batch for one partition.
+#[derive(Clone, Debug)]
+pub(crate) struct Append {
+    pub(crate) topic: Arc<str>,
+    pub(crate) topic_id: Option<TopicId>,
+    pub(crate) partition: PartitionId,
+    /// Exactly one record batch.
+    pub(crate) batch: Bytes,
+}
+
+/// Batches for any number of partitions, appended in this order.
+#[derive(Clone, Debug)]
+pub(crate) struct ProduceRequest {
+    pub(crate) acks: Acks,
+    /// How long to wait for `acks`; zero means the broker's default.
+    pub(crate) timeout: Duration,
+    pub(crate) transactional_id: Option<String>,
+    pub(crate) appends: Vec<Append>,
+}
+
+/// What became of one append.
+#[derive(Clone, Debug)]
+pub(crate) struct AppendResult {
+    pub(crate) topic: Arc<str>,
+    pub(crate) partition: PartitionId,
+    pub(crate) outcome: Result<Stored, ApiError>,
+}
+
+/// Where a batch was stored.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stored {
+    pub(crate) base_offset: Offset,
+    pub(crate) record_count: i32,
+    pub(crate) log_append_time: Timestamp,
+    pub(crate) log_start_offset: Offset,
+}
+
+type Ack = oneshot::Receiver<Result<(), ApiError>>;
+
+/// A produce request whose batches have their places, but whose answer may still be due.
+#[derive(Debug)]
+pub(crate) struct PendingProduce {
+    results: Vec<AppendResult>,
+    acks: Vec<(usize, Ack)>,
+    deadline: Instant,
+}
+
+impl PendingProduce {
+    /// Waits until every append is acknowledged or the time is up. Dropping the future loses only the answer.
+    pub(crate) async fn wait(mut self) -> Vec<AppendResult> {
+        let deadline = tokio::time::Instant::from_std(self.deadline);
+        for (index, ack) in self.acks {
+            let result = match tokio::time::timeout_at(deadline, ack).await {
+                Ok(Ok(result)) => result,
+                Ok(Err(_closed)) => Err(ApiError::storage("the partition was closed")),
+                Err(_elapsed) => Err(ApiError::timed_out(
+                    "the acknowledgement did not come within the timeout",
+                )),
+            };
+            if let Err(error) = result {
+                self.results[index].outcome = Err(error);
+            }
+        }
+        self.results
+    }
+}
+
+impl Service {
+    /// Checks and appends the request's batches, in order. Waits only where a missing topic is created first.
+    ///
+    /// When it returns, the batches have their places: a caller that goes on with its next request keeps its order.
+    pub(crate) async fn produce(
+        &self,
+        ctx: &RequestContext,
+        request: ProduceRequest,
+    ) -> PendingProduce {
+        let timeout = match request.timeout {
+            Duration::ZERO => DEFAULT_TIMEOUT,
+            timeout => timeout.min(MAX_TIMEOUT),
+        };
+        let mut deadline = Instant::now() + timeout;
+        if let Some(callers) = ctx.deadline {
+            deadline = deadline.min(callers);
+        }
+        let mut pending = PendingProduce {
+            results: Vec::with_capacity(request.appends.len()),
+            acks: Vec::new(),
+            deadline,
+        };
+        for append in request.appends {
+            let outcome = match &request.transactional_id {
+                Some(id) => Err(transactions_refused(id)),
+                None => self.append(ctx, request.acks, &append).await,
+            };
+            let outcome = outcome.map(|(stored, ack)| {
+                pending
+                    .acks
+                    .extend(ack.map(|ack| (pending.results.len(), ack)));
+                stored
+            });
+            self.metrics.count_produce(outcome.as_ref().map(|stored| {
+                (
+                    u64::try_from(stored.record_count).unwrap_or(0),
+                    append.batch.len() as u64,
+                )
+            }));
+            let Append {
+                topic, partition, ..
+            } = append;
+            pending.results.push(AppendResult {
+                topic,
+                partition,
+                outcome,
+            });
+        }
+        pending
+    }
+
+    async fn append(
+        &self,
+        ctx: &RequestContext,
+        acks: Acks,
+        append: &Append,
+    ) -> Result<(Stored, Option<Ack>), ApiError> {
+        let batch = checked_batch(&append.batch)?;
+        let partition = self.partition_for_append(ctx, append).await?;
+        let wait = match acks {
+            Acks::None => AckWait::None,
+            Acks::Leader => AckWait::Leader,
+            Acks::All => AckWait::Replicated,
+        };
+        if acks == Acks::All {
+            self.enough_replicas(&partition)?;
+        }
+        let appended = partition.append(&batch, wait)?;
+        let stored = Stored {
+            base_offset: appended.base_offset,
+            record_count: batch.header().record_count,
+            log_append_time: appended.log_append_time,
+            log_start_offset: partition.log().log_start_offset(),
+        };
+        Ok((stored, appended.ack))
+    }
+
+    /// The partition, after its topic was created if it may be.
+    async fn partition_for_append(
+        &self,
+        ctx: &RequestContext,
+        append: &Append,
+    ) -> Result<Arc<Partition>, ApiError> {
+        let name = ctx.names.to_inner(&append.topic);
+        match self
+            .partitions
+            .get(&name, append.topic_id, append.partition)
+        {
+            Err(error)
+                if error.code == ErrorCode::UnknownTopicOrPartition
+                    && append.topic_id.is_none()
+                    && self.partitions.partition_count(&name).is_none() =>
+            {
+                self.auto_create(ctx, &append.topic).await?;
+                self.partitions.get(&name, None, append.partition)
+            }
+            found => found,
+        }
+    }
+
+    /// Refuses acks=all where fewer replicas are in sync than the topic demands, capped by how many it has.
+    fn enough_replicas(&self, partition: &Partition) -> Result<(), ApiError> {
+        let image = self.image();
+        let Some(topic) = image.topics.get(partition.topic()) else {
+            return Ok(());
+        };
+        let index = usize::try_from(partition.id().get()).unwrap_or(usize::MAX);
+        let Some(placed) = topic.partitions.get(index) else {
+            return Ok(());
+        };
+        let Some(config) = self.partitions.topic_config(partition.topic()) else {
+            return Ok(());
+        };
+        let wanted = usize::try_from(config.values().min_insync_replicas).unwrap_or(1);
+        let needed = wanted.min(placed.replicas.len());
+        if placed.isr.len() >= needed {
+            return Ok(());
+        }
+        Err(ApiError::new(
+            ErrorCode::NotEnoughReplicas,
+            format!(
+                "{} replicas are in sync, min.insync.replicas is {needed}",
+                placed.isr.len()
+            ),
+        ))
+    }
+}
+
+fn transactions_refused(id: &str) -> ApiError {
+    ApiError::new(
+        ErrorCode::UnsupportedForMessageFormat,
+        format!("transactional id {id:?}: transactions are not supported yet"),
+    )
+    .hint("leave the transactional id away; idempotence works without it")
+}
+
+/// Checks the one batch whole, before any lock is taken.
+fn checked_batch(bytes: &Bytes) -> Result<RecordBatch, ApiError> {
+    let batch = RecordBatch::from_bytes(bytes.clone())?;
+    batch.validate()?;
+    if batch.header().attributes.is_transactional() {
+        return Err(ApiError::new(
+            ErrorCode::UnsupportedForMessageFormat,
+            "the batch is transactional, and transactions are not supported yet",
+        ));
+    }
+    Ok(batch)
+}

@@ -1,0 +1,43 @@
+//! Producer ids from blocks that the quorum hands out, so that most requests need no metadata write.
+
+use std::ops::Range;
+
+use logweir_proto::{ErrorCode, ProducerEpoch, ProducerId};
+use tokio::sync::Mutex;
+
+use crate::error::ApiError;
+use crate::service::{RequestContext, Service};
+
+/// The rest of the current block.
+#[derive(Debug, Default)]
+pub(crate) struct ProducerIds(Mutex<Range<i64>>);
+
+impl Service {
+    /// A producer id that nobody else gets, with its first epoch (KIP-98).
+    ///
+    /// # Errors
+    /// `UNSUPPORTED_FOR_MESSAGE_FORMAT` for a transactional id; the quorum's errors.
+    pub(crate) async fn init_producer_id(
+        &self,
+        _ctx: &RequestContext,
+        transactional_id: Option<&str>,
+    ) -> Result<(ProducerId, ProducerEpoch), ApiError> {
+        if let Some(id) = transactional_id {
+            return Err(ApiError::new(
+                ErrorCode::UnsupportedForMessageFormat,
+                format!("transactional id {id:?}: transactions are not supported yet"),
+            ));
+        }
+        let mut block = self.producer_ids.0.lock().await;
+        if block.is_empty() {
+            *block = self.quorum.allocate_producer_ids().await?;
+        }
+        let id = block.next().ok_or_else(|| {
+            ApiError::new(
+                ErrorCode::CoordinatorNotAvailable,
+                "the quorum gave an empty block",
+            )
+        })?;
+        Ok((ProducerId::new(id), ProducerEpoch::new(0)))
+    }
+}

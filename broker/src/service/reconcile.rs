@@ -1,0 +1,60 @@
+//! Carries changes of the cluster image to the partitions, one at a time, and tells how far it has got.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use crate::metadata::Quorum;
+use crate::partition::Partitions;
+
+/// How far the partitions follow the image.
+#[derive(Clone, Debug)]
+pub(crate) struct Reconciler {
+    applied: watch::Receiver<u64>,
+}
+
+impl Reconciler {
+    /// Applies the present image, and from then on every change of it until the quorum or `stop` ends.
+    /// The second value is the work itself, to be spawned.
+    pub(crate) async fn start(
+        quorum: Quorum,
+        partitions: Arc<Partitions>,
+    ) -> (Self, impl Future<Output = ()> + Send + 'static) {
+        let mut changed = quorum.changed();
+        changed.mark_unchanged();
+        let image = quorum.image();
+        let first = image.version;
+        let to = Arc::clone(&partitions);
+        apply(to, image).await;
+        let (sender, applied) = watch::channel(first);
+        let work = async move {
+            loop {
+                let image = quorum.image();
+                let version = image.version;
+                if version > *sender.borrow() {
+                    apply(Arc::clone(&partitions), image).await;
+                    sender.send_replace(version);
+                }
+                if changed.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        (Self { applied }, work)
+    }
+
+    /// Waits until the partitions are as image `version` says, or the broker stops.
+    pub(crate) async fn reached(&self, version: u64) {
+        let mut applied = self.applied.clone();
+        // An error means that the broker stops; the caller will meet that by itself.
+        let _ = applied.wait_for(|applied| *applied >= version).await;
+    }
+}
+
+/// Opening logs may read and repair them, which must not hold up tasks that serve.
+async fn apply(partitions: Arc<Partitions>, image: Arc<crate::metadata::Image>) {
+    let work = tokio::task::spawn_blocking(move || partitions.apply(&image));
+    if let Err(error) = work.await {
+        tracing::error!(%error, "applying the cluster image failed");
+    }
+}
