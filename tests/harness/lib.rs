@@ -1,1 +1,22 @@
-//! harness
+//! What integration tests stand on: the real `logweir` program as a child process, waiting with a
+//! deadline, a ledger of acknowledged records, and the flights of `examples/data/`.
+//!
+//! Everything here may panic: a harness that fails says so at once, with what the broker logged.
+
+mod broker_process;
+mod flights;
+mod grpc;
+mod http;
+mod ledger;
+mod process;
+mod program;
+mod wait;
+
+pub use broker_process::{BrokerProcess, Ready, ServeOptions};
+pub use flights::{Flight, Flights};
+pub use grpc::{GrpcBroker, earliest, latest, record};
+pub use http::{HttpResponse, http_get};
+pub use ledger::{Ledger, ReadBack, Verdict};
+pub use process::{ResidentBytes, free_port, is_running, open_files};
+pub use program::{Finished, Logweir, binary};
+pub use wait::{DEADLINE, proof_count, wait_until, wait_until_async};

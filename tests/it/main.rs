@@ -4,4 +4,9 @@
 //! `cargo test -p logweir-tests --test it tidy` runs one module. Long counts run at a tenth unless
 //! `LOGWEIR_PROOF=full` is set.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "in a test, a panic that names its line is the report"
+)]
+
 mod tidy;
