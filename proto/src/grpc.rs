@@ -10,6 +10,10 @@
     unused_qualifications
 )]
 
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzz;
+
 /// Version 1 of the contract.
 pub mod v1 {
     tonic::include_proto!("logweir.v1");
