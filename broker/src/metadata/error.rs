@@ -219,14 +219,14 @@ pub(crate) enum QuorumError {
         reason: String,
     },
     /// The disk failed.
-    #[error("metadata file {} cannot be {doing}", .path.display())]
+    #[error("metadata file {} cannot be {doing}: {cause}", .path.display())]
     Io {
         /// The file or directory.
         path: PathBuf,
         /// "read", "written", …
         doing: &'static str,
         /// What the disk said.
-        source: io::Error,
+        cause: io::Error,
     },
     /// A setting is out of range.
     #[error("the quorum's configuration is not valid: {reason}")]

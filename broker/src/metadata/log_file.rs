@@ -121,20 +121,16 @@ impl LogFile {
         let path = dir.join(LOG_NAME);
         let failed = |doing| {
             let path = path.clone();
-            move |source| QuorumError::Io {
-                path,
-                doing,
-                source,
-            }
+            move |cause| QuorumError::Io { path, doing, cause }
         };
         let file = match disk.open(&path, OpenMode::Write) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(source) => {
+            Err(cause) => {
                 return Err(QuorumError::Io {
                     path,
                     doing: "opened",
-                    source,
+                    cause,
                 });
             }
         };
@@ -273,7 +269,7 @@ impl LogFile {
 
     fn poison_if(&mut self, outcome: io::Result<()>) -> io::Result<()> {
         outcome.map_err(|error| {
-            let reason = format!("{}: {error}", self.path.display());
+            let reason = format!("the metadata log cannot be written: {error}");
             self.poison = Some(reason.as_str().into());
             io::Error::new(error.kind(), reason)
         })

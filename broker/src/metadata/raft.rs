@@ -158,14 +158,19 @@ pub(super) fn run(start: Start) {
     }
 }
 
-struct Opened {
-    log: RaftLog,
-    machine: StateMachine,
+/// A node's files, read.
+pub(super) struct Opened {
+    pub(super) log: RaftLog,
+    pub(super) machine: StateMachine,
+    /// Ends when the log is dropped.
     io_thread: Option<std::thread::JoinHandle<()>>,
 }
 
 /// Opens the files, or makes them.
-fn open(config: &QuorumConfig, publisher: &Arc<Publisher>) -> Result<Opened, QuorumError> {
+pub(super) fn open(
+    config: &QuorumConfig,
+    publisher: &Arc<Publisher>,
+) -> Result<Opened, QuorumError> {
     let identity = Identity {
         node_id: config.node_id.get(),
         directory_id: config.directory_id,
@@ -282,11 +287,7 @@ fn check_snapshot_reaches(
 }
 
 fn io<T>(outcome: io::Result<T>, path: PathBuf, doing: &'static str) -> Result<T, QuorumError> {
-    outcome.map_err(|source| QuorumError::Io {
-        path,
-        doing,
-        source,
-    })
+    outcome.map_err(|cause| QuorumError::Io { path, doing, cause })
 }
 
 /// A running node.
@@ -358,13 +359,18 @@ impl Node {
                 .initialize(members)
                 .await
                 .map_err(|error| error.to_string())?;
-        } else if metrics.borrow().state != ServerState::Leader {
-            self.raft.trigger().elect().await.map_err(text)?;
+        } else {
+            let state = metrics.borrow().state;
+            match state {
+                ServerState::Leader => {}
+                ServerState::Learner => {
+                    return Err(format!("node {id} is no voter of its own quorum"));
+                }
+                _ => self.raft.trigger().elect().await.map_err(text)?,
+            }
         }
-        wait_for(&mut metrics, |now| match now.state {
-            ServerState::Learner => Err(format!("node {id} is no voter of its own quorum")),
-            ServerState::Leader => Ok(now.current_leader == Some(id)),
-            _ => Ok(false),
+        wait_for(&mut metrics, |now| {
+            now.state == ServerState::Leader && now.current_leader == Some(id)
         })
         .await?;
         self.publisher.set_controller(Some(self.config.node_id));
@@ -377,7 +383,7 @@ impl Node {
                 .map_err(|error| error.to_string())?;
         }
         let last = self.log.last_log_id();
-        wait_for(&mut metrics, |now| Ok(now.last_applied >= last)).await?;
+        wait_for(&mut metrics, |now| now.last_applied >= last).await?;
         self.form_cluster().await.map_err(|error| error.to_string())
     }
 
@@ -707,13 +713,13 @@ fn decide(batch: &mut VecDeque<Operation>, base: &Image, rules: &Rules) -> Decid
 /// Waits until openraft reports what is wished for.
 async fn wait_for(
     metrics: &mut watch::Receiver<RaftMetrics<u64, Voter>>,
-    mut reached: impl FnMut(&RaftMetrics<u64, Voter>) -> Result<bool, String>,
+    mut reached: impl FnMut(&RaftMetrics<u64, Voter>) -> bool,
 ) -> Result<(), String> {
     loop {
         {
             let now = metrics.borrow_and_update();
             now.running_state.as_ref().map_err(ToString::to_string)?;
-            if reached(&now)? {
+            if reached(&now) {
                 return Ok(());
             }
         }

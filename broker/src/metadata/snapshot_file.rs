@@ -85,15 +85,15 @@ impl SnapshotFile {
     /// # Errors
     /// [`QuorumError`] if anything in it was not written so.
     pub(super) fn read(&self) -> Result<Option<(SnapshotMeta, Bytes)>, QuorumError> {
-        let failed = |source| QuorumError::Io {
+        let failed = |cause| QuorumError::Io {
             path: self.path.clone(),
             doing: "read",
-            source,
+            cause,
         };
         let file = match self.disk.open(&self.path, OpenMode::Read) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(source) => return Err(failed(source)),
+            Err(cause) => return Err(failed(cause)),
         };
         let len = usize::try_from(file.len().map_err(failed)?)
             .map_err(|error| failed(io::Error::other(error)))?;
