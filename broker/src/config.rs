@@ -17,9 +17,9 @@ mod values;
 pub use explain::{explain, render, to_json};
 pub use layers::{Layers, Loaded, Source};
 pub use settings::{Kind, Setting, settings};
-pub use topic::{ConfigSource, TopicConfig, TopicConfigEntry};
 #[cfg(feature = "cli")]
 pub(crate) use topic::topic_setting;
+pub use topic::{ConfigSource, TopicConfig, TopicConfigEntry};
 pub use values::{
     CleanupPolicy, CompressionType, FlushMode, ListenAddr, LogFormat, MessageTimestampType,
 };

@@ -10,11 +10,12 @@ use crate::config::ConfigError;
 pub(super) const HELP: &str = "\
 Exit codes:
   0    done
-  1    failed; nothing more is known to be wrong with the command itself
+  1    failed
   2    wrong usage or invalid configuration; nothing was done
-  3    done in part: some records, topics, partitions or files failed and are named on standard error
+  3    done in part: some records, topics, partitions or files failed and are
+       named on standard error
   130  interrupted (SIGINT, Ctrl-C)
-  143  terminated at once by a second SIGTERM";
+  143  terminated (SIGTERM); serve ends with 0 unless a second signal came";
 
 /// How a command ended, other than by an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,8 +26,8 @@ pub(super) enum Exit {
     Failed,
     /// Some things could not be done; each was named already.
     Partial,
-    /// A signal ended it early.
-    Interrupted,
+    /// A signal ended it early; the exit code that belongs to it.
+    Interrupted(u8),
 }
 
 impl Exit {
@@ -44,7 +45,7 @@ impl Exit {
             Self::Done => 0,
             Self::Failed => 1,
             Self::Partial => 3,
-            Self::Interrupted => 130,
+            Self::Interrupted(code) => code,
         }
     }
 }
@@ -85,7 +86,9 @@ pub(super) fn conclude(outcome: anyhow::Result<Exit>) -> ExitCode {
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
-        cause.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
+        cause
+            .downcast_ref::<io::Error>()
+            .is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
     })
 }
 
@@ -105,6 +108,8 @@ mod tests {
     fn a_broken_pipe_is_no_failure() {
         let broken = anyhow::Error::from(io::Error::from(io::ErrorKind::BrokenPipe));
         assert!(is_broken_pipe(&broken.context("writing")));
-        assert!(!is_broken_pipe(&anyhow::Error::from(io::Error::from(io::ErrorKind::NotFound))));
+        assert!(!is_broken_pipe(&anyhow::Error::from(io::Error::from(
+            io::ErrorKind::NotFound
+        ))));
     }
 }

@@ -4,7 +4,7 @@
 //! bytes; nothing is trimmed, unquoted or re-encoded except where a format says so.
 
 use std::fmt;
-use std::io::{self, BufRead, Read};
+use std::io::{self, BufRead, BufReader, Read};
 
 use bytes::Bytes;
 
@@ -26,6 +26,19 @@ pub(super) struct InputRecord {
     pub(super) headers: Vec<(String, Option<Bytes>)>,
     /// Milliseconds since 1970-01-01 UTC; `None` is the time of producing.
     pub(super) timestamp_ms: Option<i64>,
+}
+
+impl InputRecord {
+    /// Bytes of key and value.
+    pub(super) fn data_bytes(&self) -> u64 {
+        let bytes = |part: &Option<Bytes>| part.as_ref().map_or(0, Bytes::len);
+        u64::try_from(bytes(&self.key) + bytes(&self.value)).unwrap_or(u64::MAX)
+    }
+
+    /// About how many bytes of input it was read from.
+    pub(super) fn input_bytes(&self) -> u64 {
+        self.data_bytes() + 1
+    }
 }
 
 /// Why there is no record, or no further one.
@@ -118,6 +131,13 @@ impl<R: BufRead> Input<R> {
                 }
             },
         }
+    }
+}
+
+impl<R: Read> Input<BufReader<R>> {
+    /// Whether the next line can be had without waiting for whoever writes the input.
+    pub(super) fn has_buffered_line(&self) -> bool {
+        self.source.reader.buffer().contains(&b'\n')
     }
 }
 

@@ -14,16 +14,16 @@ use crate::clock::Clock;
 /// Partitions of one look-up request.
 const LOOK_UP_CHUNK: usize = 5_000;
 
-const OFFSETS_EXAMPLES: &str = "\
+const OFFSETS_HELP: &str = "\
 Examples:
-  logweir offsets flights                            where each partition begins and ends
-  logweir offsets flights --partition 3              one partition
-  logweir offsets flights --at 2h                    the first record of the last two hours
-  logweir offsets flights --at 2025-01-31T08:00:00Z  the first record at or after a time";
+  logweir offsets flights                    where partitions begin and end
+  logweir offsets flights --partition 3      one partition
+  logweir offsets flights --at 2h            the first record of two hours
+  logweir offsets flights --at 2025-01-31T08:00:00Z";
 
 /// Show where the partitions of a topic begin and end, and find offsets by time
 #[derive(Debug, Args)]
-#[command(after_help = OFFSETS_EXAMPLES)]
+#[command(after_help = OFFSETS_HELP)]
 pub(super) struct OffsetsCommand {
     /// The topic
     topic: String,
@@ -53,7 +53,13 @@ impl OffsetsCommand {
             None => None,
         };
         let headings: &[&str] = match at {
-            Some(_) => &["PARTITION", "EARLIEST", "LATEST", "AT", "TIME OF THAT RECORD"],
+            Some(_) => &[
+                "PARTITION",
+                "EARLIEST",
+                "LATEST",
+                "AT",
+                "TIME OF THAT RECORD",
+            ],
             None => &["PARTITION", "EARLIEST", "LATEST"],
         };
         let mut rows = Rows::new(headings).right(&[0, 1, 2, 3][..headings.len().min(4)]);
@@ -78,7 +84,11 @@ impl OffsetsCommand {
                     let mut cells = vec![partition.to_string(), or_dash(first), or_dash(end)];
                     if let Some(found) = found {
                         cells.push(or_dash(found.offset));
-                        cells.push(found.timestamp.map_or_else(|| "-".to_owned(), format_timestamp));
+                        cells.push(
+                            found
+                                .timestamp
+                                .map_or_else(|| "-".to_owned(), format_timestamp),
+                        );
                     }
                     rows.push(cells);
                 }
@@ -91,18 +101,18 @@ impl OffsetsCommand {
     }
 }
 
-const DELETE_EXAMPLES: &str = "\
+const DELETE_HELP: &str = "\
 Examples:
-  logweir delete-records flights --before latest                  empty the topic
-  logweir delete-records flights --before 7d --dry-run            what is older than a week, without deleting it
-  logweir delete-records flights --partition 3 --before 120000    offsets below 120000 of one partition
+  logweir delete-records flights --before latest          empty the topic
+  logweir delete-records flights --before 7d --dry-run    what is a week old
+  logweir delete-records flights --partition 3 --before 120000
 
-Deleting moves the beginning of a partition; the offsets of what remains do not change. Disk space is
-given back when whole segments lie below the beginning.";
+Deleting moves the beginning of a partition; the offsets of what remains do not
+change. Disk space comes back when whole segments lie below the beginning.";
 
 /// Delete the records below an offset or before a time
 #[derive(Debug, Args)]
-#[command(after_help = DELETE_EXAMPLES)]
+#[command(after_help = DELETE_HELP)]
 pub(super) struct DeleteRecordsCommand {
     /// The topic
     topic: String,
@@ -124,7 +134,9 @@ pub(super) struct DeleteRecordsCommand {
 impl DeleteRecordsCommand {
     pub(super) async fn run(self) -> anyhow::Result<Exit> {
         if self.before == Position::Earliest {
-            return Err(usage("--before earliest would delete nothing; say latest, an offset or a time"));
+            return Err(usage(
+                "--before earliest would delete nothing; say latest, an offset or a time",
+            ));
         }
         if matches!(self.before, Position::Offset(_)) && self.partition.is_empty() {
             return Err(usage(
@@ -149,7 +161,9 @@ impl DeleteRecordsCommand {
             let new = if self.dry_run {
                 Ok(before)
             } else {
-                admin.delete_records(&self.topic, *partition, Some(before)).await
+                admin
+                    .delete_records(&self.topic, *partition, Some(before))
+                    .await
             };
             let new = match new {
                 Ok(new) => new,
@@ -190,7 +204,11 @@ impl DeleteRecordsCommand {
         partitions: &[PartitionId],
         latest: &[ListedOffset],
     ) -> anyhow::Result<Vec<Offset>> {
-        let ends = || latest.iter().map(|listed| listed.offset.unwrap_or(Offset::ZERO));
+        let ends = || {
+            latest
+                .iter()
+                .map(|listed| listed.offset.unwrap_or(Offset::ZERO))
+        };
         Ok(match self.before {
             Position::Offset(offset) => vec![offset; partitions.len()],
             Position::Earliest | Position::Latest => ends().collect(),
@@ -198,7 +216,11 @@ impl DeleteRecordsCommand {
                 let spec = OffsetSpec::Timestamp(when.resolve(Clock::default().now()));
                 let found = look_up(admin, &self.topic, partitions, spec).await?;
                 // No record that late: everything is older.
-                found.iter().zip(ends()).map(|(listed, end)| listed.offset.unwrap_or(end)).collect()
+                found
+                    .iter()
+                    .zip(ends())
+                    .map(|(listed, end)| listed.offset.unwrap_or(end))
+                    .collect()
             }
         })
     }
@@ -236,7 +258,10 @@ pub(super) async fn look_up(
 ) -> anyhow::Result<Vec<ListedOffset>> {
     let mut found = Vec::with_capacity(partitions.len());
     for chunk in partitions.chunks(LOOK_UP_CHUNK) {
-        let wanted = chunk.iter().map(|p| (TopicPartition::new(topic, *p), spec)).collect();
+        let wanted = chunk
+            .iter()
+            .map(|p| (TopicPartition::new(topic, *p), spec))
+            .collect();
         for listed in admin.list_offsets(wanted, Isolation::default()).await? {
             found.push(listed?);
         }

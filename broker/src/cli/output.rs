@@ -34,10 +34,13 @@ impl Rows {
     /// A table with these headings.
     pub(super) fn new(headings: &[&str]) -> Self {
         let mut table = Table::new();
-        table.load_preset(comfy_table::presets::NOTHING);
+        table.load_style(comfy_table::presets::NOTHING);
         table.set_content_arrangement(ContentArrangement::Disabled);
         table.set_header(headings.to_vec());
-        Self { table, headings: headings.len() }
+        Self {
+            table,
+            headings: headings.len(),
+        }
     }
 
     /// Adds a row; one cell for each heading.

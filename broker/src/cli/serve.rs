@@ -15,20 +15,23 @@ use super::settings::BrokerArgs;
 use crate::Broker;
 use crate::config::{Config, ListenAddr, LogFormat};
 
-const EXAMPLES: &str = "\
+const HELP: &str = "\
 Examples:
-  logweir serve                                        data in ./logweir-data, gRPC on 127.0.0.1:9093
+  logweir serve                        data in ./logweir-data, on 127.0.0.1:9093
   logweir serve --data-dir /var/lib/logweir --grpc 0.0.0.0:9093
   logweir serve --in-memory --grpc 127.0.0.1:0 --http off --ready-file ready.json
   logweir serve --flush os --set log.retention_ms=2d
 
-When it is ready it prints one JSON line: {\"pid\":…,\"kafka\":null,\"grpc\":\"127.0.0.1:9093\",\"http\":\"127.0.0.1:9094\"}.
-SIGTERM or Ctrl-C finishes what is in flight and stops; a second one ends at once, losing nothing that was
-acknowledged with the default flush mode.";
+When it is ready it prints one line of JSON:
+  {\"pid\":7,\"kafka\":null,\"grpc\":\"127.0.0.1:9093\",\"http\":\"127.0.0.1:9094\"}
+
+SIGTERM or Ctrl-C finishes what is in flight and stops; a second one ends at
+once, as a crash would: nothing acknowledged is lost, the next start checks
+the end of the log.";
 
 /// Start a broker
 #[derive(Debug, Args)]
-#[command(after_help = EXAMPLES)]
+#[command(after_help = HELP)]
 pub(super) struct ServeCommand {
     #[command(flatten)]
     broker: BrokerArgs,
@@ -59,9 +62,12 @@ impl ServeCommand {
             grpc: broker.grpc_addr(),
             http: broker.http_addr(),
         };
-        let ready = self.tell_ready(&addresses);
-        if ready.is_ok() && stop.is_none() {
-            stop = Some(signals.next(false).await);
+        let mut outcome = self.tell_ready(&addresses);
+        if outcome.is_ok() && stop.is_none() {
+            tokio::select! {
+                name = signals.next(false) => stop = Some(name),
+                error = broker.failed() => outcome = Err(error.into()),
+            }
         }
         if let Some(name) = stop {
             tracing::info!(signal = name, "stopping; a second signal ends at once");
@@ -76,7 +82,7 @@ impl ServeCommand {
             // A file left behind would name a broker that is gone.
             let _ = std::fs::remove_file(file);
         }
-        ready?;
+        outcome?;
         Ok(Exit::Done)
     }
 
@@ -89,7 +95,9 @@ impl ServeCommand {
         let mut out = io::stdout().lock();
         // A parent that closed our standard output may still want the broker.
         if writeln!(out, "{line}").and_then(|()| out.flush()).is_err() {
-            tracing::warn!("standard output is closed; the line with the addresses was not printed");
+            tracing::warn!(
+                "standard output is closed; the line with the addresses was not printed"
+            );
         }
         Ok(())
     }
@@ -146,9 +154,13 @@ fn start_logging(config: &Config) -> anyhow::Result<()> {
         directives => directives.to_owned(),
     };
     let filter = EnvFilter::try_new(&directives).map_err(|error| {
-        usage(format!("log_level {level:?}: {error}; say error, warn, info, debug or trace"))
+        usage(format!(
+            "log_level {level:?}: {error}; say error, warn, info, debug or trace"
+        ))
     })?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr);
     match config.log_format {
         LogFormat::Json => builder.json().flatten_event(true).init(),
         LogFormat::Text => builder.with_ansi(io::stderr().is_terminal()).init(),
@@ -191,8 +203,11 @@ mod tests {
 
     #[test]
     fn the_ready_line_names_pid_and_addresses_and_null_for_what_is_off() {
-        let addresses =
-            Addresses { kafka: None, grpc: Some(([127, 0, 0, 1], 9093).into()), http: None };
+        let addresses = Addresses {
+            kafka: None,
+            grpc: Some(([127, 0, 0, 1], 9093).into()),
+            http: None,
+        };
         let line: serde_json::Value = serde_json::from_str(&addresses.line(7)).unwrap();
         let expected = json!({"pid": 7, "kafka": null, "grpc": "127.0.0.1:9093", "http": null});
         assert_eq!(line, expected);
@@ -211,7 +226,9 @@ mod tests {
 
     #[test]
     fn a_broker_nobody_could_reach_is_refused() {
-        let off = Config::default().with_grpc(ListenAddr::Off).with_http(ListenAddr::Off);
+        let off = Config::default()
+            .with_grpc(ListenAddr::Off)
+            .with_http(ListenAddr::Off);
         assert!(refuse_deaf(&off).is_err());
         assert!(refuse_deaf(&Config::default().with_http(ListenAddr::Off)).is_ok());
     }

@@ -38,10 +38,9 @@ pub(super) struct BrokerArgs {
         long,
         value_name = "MODE",
         long_help = "When records reach the disk for certain, for topics that do not say otherwise [default: auto]\n\n\
-          per-ack  before they are acknowledged or shown to a reader: a power cut takes back nothing\n\
-          os       when the operating system likes: faster; a killed broker loses nothing, a power cut may lose the \
-          last seconds\n\
-          auto     per-ack for topics with one replica on disk, else os"
+          - per-ack: before they are acknowledged or shown to a reader; a power cut takes back nothing\n\
+          - os: when the operating system likes; a killed broker loses nothing, a power cut the last seconds\n\
+          - auto: per-ack for topics with one replica on disk, else os"
     )]
     flush: Option<String>,
     /// Log lines to write to standard error: error, warn, info, debug, trace [default: info]
@@ -66,7 +65,12 @@ impl BrokerArgs {
                 name.starts_with("LOGWEIR_").then_some((name, value))
             })
             .collect();
-        Ok(Layers { file, environment, flags: self.flags()? }.load()?)
+        Ok(Layers {
+            file,
+            environment,
+            flags: self.flags()?,
+        }
+        .load()?)
     }
 
     fn flags(&self) -> anyhow::Result<Vec<(String, String, String)>> {
@@ -87,13 +91,23 @@ impl BrokerArgs {
             }
         }
         if self.in_memory {
-            flags.push(("--in-memory".to_owned(), "in_memory".to_owned(), "true".to_owned()));
+            flags.push((
+                "--in-memory".to_owned(),
+                "in_memory".to_owned(),
+                "true".to_owned(),
+            ));
         }
         for pair in &self.set {
             let Some((name, value)) = pair.split_once('=') else {
-                return Err(usage(format!("--set {pair}: is not KEY=VALUE, such as log.retention_ms=2d")));
+                return Err(usage(format!(
+                    "--set {pair}: is not KEY=VALUE, such as log.retention_ms=2d"
+                )));
             };
-            flags.push(("--set".to_owned(), name.trim().to_owned(), value.trim().to_owned()));
+            flags.push((
+                "--set".to_owned(),
+                name.trim().to_owned(),
+                value.trim().to_owned(),
+            ));
         }
         Ok(flags)
     }
@@ -101,9 +115,9 @@ impl BrokerArgs {
 
 const EXAMPLES: &str = "\
 Examples:
-  logweir config > logweir.toml            a documented file to start from
-  logweir config --explain retention.ms    one setting, by any of its names
-  LOGWEIR_LOG_FLUSH=os logweir config      what a broker started so would use";
+  logweir config > logweir.toml           a documented file to start from
+  logweir config --explain retention.ms   one setting, by any of its names
+  LOGWEIR_LOG_FLUSH=os logweir config     what a broker so started would use";
 
 /// Show the configuration a broker would start with, and explain settings
 #[derive(Debug, Args)]
@@ -123,7 +137,11 @@ impl ConfigCommand {
         if let Some(name) = &self.explain {
             // A broken configuration must not keep anybody from reading what a setting means.
             let loaded = self.broker.load().ok();
-            print_line(config::explain(name, loaded.as_ref()).map_err(usage)?.trim_end())?;
+            print_line(
+                config::explain(name, loaded.as_ref())
+                    .map_err(usage)?
+                    .trim_end(),
+            )?;
             return Ok(Exit::Done);
         }
         let loaded = self.broker.load()?;

@@ -24,9 +24,9 @@ Examples:
 
 const DESCRIBE_EXAMPLES: &str = "\
 Examples:
-  logweir topic describe flights                  partitions, and settings that are not defaults
-  logweir topic describe flights --all-configs    every setting
-  logweir topic describe flights --output json | jq '.partitions[].high_watermark'";
+  logweir topic describe flights                partitions, changed settings
+  logweir topic describe flights --all-configs  every setting
+  logweir topic describe flights --output json | jq .partitions[].leader";
 
 const ALTER_EXAMPLES: &str = "\
 Examples:
@@ -123,8 +123,8 @@ struct Alter {
 
 /// Add partitions to a topic
 ///
-/// Records of a key go to another partition from then on for most keys: what is in the old partitions stays there, so
-/// the order of such a key's records across the change is not kept by the partitions.
+/// Most keys go to another partition from then on. What is in the old partitions stays there, so
+/// the order of such a key's records across the change is not kept.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  logweir topic expand flights --partitions 24")]
 struct Expand {
@@ -141,7 +141,9 @@ struct Expand {
 
 /// Delete topics with all their records
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  logweir topic delete flights\n  logweir topic delete a b c --if-exists")]
+#[command(
+    after_help = "Examples:\n  logweir topic delete flights\n  logweir topic delete a b c --if-exists"
+)]
 struct Delete {
     /// The topics
     #[arg(required = true, value_name = "NAME")]
@@ -237,9 +239,15 @@ impl Describe {
         Ok(Exit::of(failed, names.len()))
     }
 
-    async fn tell(&self, admin: &Admin, topic: &TopicDescription, index: usize) -> anyhow::Result<()> {
+    async fn tell(
+        &self,
+        admin: &Admin,
+        topic: &TopicDescription,
+        index: usize,
+    ) -> anyhow::Result<()> {
         let configs = admin.describe_config(&topic.name).await?;
-        let shown = |entry: &&ConfigEntry| self.all_configs || entry.source != ConfigSource::Default;
+        let shown =
+            |entry: &&ConfigEntry| self.all_configs || entry.source != ConfigSource::Default;
         let configs: Vec<&ConfigEntry> = configs.iter().filter(shown).collect();
         if self.output.output == OutputFormat::Json {
             print_json(&description_json(topic, &configs))?;
@@ -247,7 +255,12 @@ impl Describe {
         }
         let gap = if index > 0 { "\n" } else { "" };
         let plural = if topic.partitions.len() == 1 { "" } else { "s" };
-        let size: u64 = topic.partitions.iter().filter_map(|p| p.offsets.as_ref()).map(|o| o.size_bytes).sum();
+        let size: u64 = topic
+            .partitions
+            .iter()
+            .filter_map(|p| p.offsets.as_ref())
+            .map(|o| o.size_bytes)
+            .sum();
         print_line(&format!(
             "{gap}{}: {} partition{plural}, {}, id {}",
             topic.name,
@@ -262,7 +275,11 @@ impl Describe {
         print_line("")?;
         let mut rows = Rows::new(&["SETTING", "VALUE", "FROM"]);
         for entry in configs {
-            rows.push(vec![entry.key.clone(), entry.value.clone(), source_name(entry.source).to_owned()]);
+            rows.push(vec![
+                entry.key.clone(),
+                entry.value.clone(),
+                source_name(entry.source).to_owned(),
+            ]);
         }
         rows.print()?;
         Ok(())
@@ -270,21 +287,38 @@ impl Describe {
 }
 
 fn partition_rows(topic: &TopicDescription) -> Rows {
-    let headings = ["PARTITION", "LEADER", "REPLICAS", "ISR", "BEGINS AT", "ENDS AT", "SIZE", "STATE"];
+    let headings = [
+        "PARTITION",
+        "LEADER",
+        "REPLICAS",
+        "ISR",
+        "BEGINS AT",
+        "ENDS AT",
+        "SIZE",
+        "STATE",
+    ];
     let mut rows = Rows::new(&headings).right(&[0, 1, 4, 5, 6]);
     for partition in &topic.partitions {
         let offset = |pick: fn(&logweir_client::PartitionOffsets) -> String| {
-            partition.offsets.as_ref().map_or_else(|| "-".to_owned(), pick)
+            partition
+                .offsets
+                .as_ref()
+                .map_or_else(|| "-".to_owned(), pick)
         };
         rows.push(vec![
             partition.partition.to_string(),
-            partition.leader.map_or_else(|| "none".to_owned(), |node| node.to_string()),
+            partition
+                .leader
+                .map_or_else(|| "none".to_owned(), |node| node.to_string()),
             node_list(&partition.replicas),
             node_list(&partition.isr),
             offset(|o| o.log_start_offset.to_string()),
             offset(|o| o.high_watermark.to_string()),
             offset(|o| human_bytes(o.size_bytes)),
-            partition.error.as_ref().map_or_else(|| "ok".to_owned(), ToString::to_string),
+            partition
+                .error
+                .as_ref()
+                .map_or_else(|| "ok".to_owned(), ToString::to_string),
         ]);
     }
     rows
@@ -293,13 +327,21 @@ fn partition_rows(topic: &TopicDescription) -> Rows {
 impl Alter {
     async fn run(self) -> anyhow::Result<Exit> {
         if self.config.is_empty() && self.unset.is_empty() {
-            return Err(usage("nothing to change: give --config KEY=VALUE or --unset KEY"));
+            return Err(usage(
+                "nothing to change: give --config KEY=VALUE or --unset KEY",
+            ));
         }
         let mut changes = ConfigChanges::new();
         changes.set = parse_configs(&self.config)?;
         changes.unset = self.unset;
-        if let Some(key) = changes.unset.iter().find(|key| changes.set.contains_key(*key)) {
-            return Err(usage(format!("{key} is both set and unset; give one of the two")));
+        if let Some(key) = changes
+            .unset
+            .iter()
+            .find(|key| changes.set.contains_key(*key))
+        {
+            return Err(usage(format!(
+                "{key} is both set and unset; give one of the two"
+            )));
         }
         let admin = self.server.connect().await?.admin();
         admin.alter_config(&self.name, changes).await?;
@@ -326,7 +368,8 @@ impl Delete {
             match outcome {
                 Ok(()) => eprintln!("deleted {name}"),
                 Err(error)
-                    if self.if_exists && error.code() == Some(ErrorCode::UnknownTopicOrPartition) =>
+                    if self.if_exists
+                        && error.code() == Some(ErrorCode::UnknownTopicOrPartition) =>
                 {
                     eprintln!("{name} is not there");
                 }
@@ -362,13 +405,15 @@ fn parse_configs(pairs: &[String]) -> anyhow::Result<BTreeMap<String, String>> {
     let mut configs = BTreeMap::new();
     for pair in pairs {
         let Some((key, value)) = pair.split_once('=') else {
-            return Err(usage(format!("--config {pair}: is not KEY=VALUE, such as retention.ms=7d")));
+            return Err(usage(format!(
+                "--config {pair}: is not KEY=VALUE, such as retention.ms=7d"
+            )));
         };
         let (key, value) = (key.trim(), value.trim());
         let value = match topic_setting(key) {
-            Some(setting) => {
-                setting.without_unit(value).map_err(|why| usage(format!("--config {key}: {why}")))?
-            }
+            Some(setting) => setting
+                .without_unit(value)
+                .map_err(|why| usage(format!("--config {key}: {why}")))?,
             // The broker may be newer and know it.
             None => value.to_owned(),
         };
@@ -380,7 +425,11 @@ fn parse_configs(pairs: &[String]) -> anyhow::Result<BTreeMap<String, String>> {
 }
 
 fn node_list(nodes: &[NodeId]) -> String {
-    nodes.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+    nodes
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(",")
 }
 
 fn source_name(source: ConfigSource) -> &'static str {
@@ -444,7 +493,9 @@ mod tests {
 
     fn parse(pairs: &[&str]) -> Result<Vec<(String, String)>, String> {
         let pairs: Vec<String> = pairs.iter().map(|pair| (*pair).to_owned()).collect();
-        parse_configs(&pairs).map(|map| map.into_iter().collect()).map_err(|e| e.to_string())
+        parse_configs(&pairs)
+            .map(|map| map.into_iter().collect())
+            .map_err(|e| e.to_string())
     }
 
     #[test]

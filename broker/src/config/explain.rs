@@ -13,8 +13,10 @@ const WIDTH: usize = 100;
 /// If no setting has that name; the message gives the nearest one.
 pub fn explain(name: &str, loaded: Option<&Loaded>) -> Result<String, String> {
     let Some(setting) = find_by_any_name(name) else {
-        let hint = nearest(name, settings().map(|setting| setting.name))
-            .map_or_else(|| "`logweir config` lists them all".to_owned(), |near| format!("did you mean {near}?"));
+        let hint = nearest(name, settings().map(|setting| setting.name)).map_or_else(
+            || "`logweir config` lists them all".to_owned(),
+            |near| format!("did you mean {near}?"),
+        );
         return Err(format!("there is no setting {name:?}; {hint}"));
     };
     let mut text = format!("{}\n", setting.name);
@@ -31,12 +33,21 @@ pub fn explain(name: &str, loaded: Option<&Loaded>) -> Result<String, String> {
     row("default", or_none(&setting.get(&Config::default())));
     if let Some(loaded) = loaded {
         let value = setting.get(&loaded.config);
-        row("now", &format!("{} ({})", or_none(&value), loaded.source(setting)));
+        row(
+            "now",
+            &format!("{} ({})", or_none(&value), loaded.source(setting)),
+        );
     }
     row("in the file", &in_file(setting));
     row("environment", &setting.environment_name());
     row("flag", &flag_of(setting));
-    row("topic", &setting.topic.map(|topic| format!("{topic} (logweir topic create|alter --config)")).unwrap_or_default());
+    row(
+        "topic",
+        &setting
+            .topic
+            .map(|topic| format!("{topic} (logweir topic create|alter --config)"))
+            .unwrap_or_default(),
+    );
     row("Kafka", setting.kafka.unwrap_or("has no such setting"));
     Ok(text)
 }
@@ -102,7 +113,8 @@ fn find_by_any_name(name: &str) -> Option<&'static Setting> {
     });
     // The last part alone will do where it is the last part of one setting only.
     exact.or_else(|| {
-        let mut same_end = settings().filter(|setting| setting.name.rsplit('.').next() == Some(name));
+        let mut same_end =
+            settings().filter(|setting| setting.name.rsplit('.').next() == Some(name));
         same_end.next().filter(|_| same_end.next().is_none())
     })
 }
@@ -113,7 +125,10 @@ fn facts(setting: &Setting) -> String {
     if !range.is_empty() {
         facts.push(range);
     }
-    facts.push(format!("default {}", or_none(&setting.get(&Config::default()))));
+    facts.push(format!(
+        "default {}",
+        or_none(&setting.get(&Config::default()))
+    ));
     facts.push(setting.environment_name());
     if let Some(flag) = setting.flag {
         facts.push(format!("--{flag}"));
@@ -150,7 +165,9 @@ fn or_none(value: &str) -> &str {
 /// The value as TOML; `None` where nothing is set.
 fn toml_value(setting: &Setting, config: &Config) -> Option<String> {
     let value = setting.json(config)?;
-    toml::Value::try_from(value).ok().map(|value| value.to_string())
+    toml::Value::try_from(value)
+        .ok()
+        .map(|value| value.to_string())
 }
 
 fn placeholder(setting: &Setting) -> &'static str {
@@ -187,8 +204,16 @@ mod tests {
     use crate::config::Layers;
 
     fn load(flags: &[(&str, &str)]) -> Loaded {
-        let flags = flags.iter().map(|(k, v)| ("--set".into(), (*k).into(), (*v).into())).collect();
-        Layers { flags, ..Layers::default() }.load().unwrap()
+        let flags = flags
+            .iter()
+            .map(|(k, v)| ("--set".into(), (*k).into(), (*v).into()))
+            .collect();
+        Layers {
+            flags,
+            ..Layers::default()
+        }
+        .load()
+        .unwrap()
     }
 
     #[test]
@@ -196,40 +221,81 @@ mod tests {
         for flags in [
             &[][..],
             &[("in_memory", "true"), ("log.retention_ms", "-1")],
-            &[("data_dir", "/x \"y\""), ("listeners.advertised_grpc", "h:1"), ("listeners.http", "off")],
+            &[
+                ("data_dir", "/x \"y\""),
+                ("listeners.advertised_grpc", "h:1"),
+                ("listeners.http", "off"),
+            ],
         ] {
             let loaded = load(flags);
             let text = render(&loaded);
             let file = Some((PathBuf::from("f"), text.clone()));
-            let again = Layers { file, ..Layers::default() }.load();
-            assert_eq!(again.unwrap_or_else(|e| panic!("{e}\n{text}")).config, loaded.config);
+            let again = Layers {
+                file,
+                ..Layers::default()
+            }
+            .load();
+            assert_eq!(
+                again.unwrap_or_else(|e| panic!("{e}\n{text}")).config,
+                loaded.config
+            );
         }
     }
 
     #[test]
     fn what_is_printed_says_where_each_value_came_from() {
         let text = render(&load(&[("log.retention_ms", "2d")]));
-        assert!(text.contains("# from: flag --set\nretention_ms = 172800000\n"), "{text}");
-        assert!(text.contains("# from: default\nsegment_ms = 604800000\n"), "{text}");
-        assert!(text.lines().all(|line| line.chars().count() <= 200), "{text}");
+        assert!(
+            text.contains("# from: flag --set\nretention_ms = 172800000\n"),
+            "{text}"
+        );
+        assert!(
+            text.contains("# from: default\nsegment_ms = 604800000\n"),
+            "{text}"
+        );
+        assert!(
+            text.lines().all(|line| line.chars().count() <= 200),
+            "{text}"
+        );
     }
 
     #[test]
     fn a_setting_is_found_by_each_of_its_names() {
-        for name in ["log.retention_ms", "retention.ms", "log.retention.ms", "LOGWEIR_LOG_RETENTION_MS", "retention_ms"] {
+        for name in [
+            "log.retention_ms",
+            "retention.ms",
+            "log.retention.ms",
+            "LOGWEIR_LOG_RETENTION_MS",
+            "retention_ms",
+        ] {
             let text = explain(name, None).unwrap();
             assert!(text.starts_with("log.retention_ms\n"), "{name}: {text}");
         }
         assert!(explain("--flush", None).unwrap().starts_with("log.flush\n"));
         let refused = explain("log.retnetion_ms", None).unwrap_err();
-        assert!(refused.contains("did you mean log.retention_ms?"), "{refused}");
+        assert!(
+            refused.contains("did you mean log.retention_ms?"),
+            "{refused}"
+        );
     }
 
     #[test]
     fn an_explanation_tells_type_range_default_value_and_names() {
-        let text = explain("flush.messages", Some(&load(&[("log.flush_messages", "10")]))).unwrap();
-        for part in ["per-ack", "at least 1", "9223372036854775807", "10 (flag --set)", "LOGWEIR_LOG_FLUSH_MESSAGES",
-            "log.flush.interval.messages", "--set log.flush_messages=VALUE", "[log] flush_messages"] {
+        let text = explain(
+            "flush.messages",
+            Some(&load(&[("log.flush_messages", "10")])),
+        )
+        .unwrap();
+        for part in [
+            "per-ack",
+            "at least 1",
+            "9223372036854775807",
+            "10 (flag --set)",
+            "LOGWEIR_LOG_FLUSH_MESSAGES",
+            "log.flush.interval.messages",
+            "--set log.flush_messages=VALUE",
+            "[log] flush_messages",
+        ] {
             assert!(text.contains(part), "{part} is missing in {text}");
         }
     }

@@ -1,0 +1,450 @@
+//! `logweir dump`: shows and verifies the files of a data directory, without a broker and without changing a byte.
+
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use bytes::Bytes;
+use clap::Args;
+use logweir_proto::Timestamp;
+use logweir_proto::record::{BatchHeader, Record, RecordBatch};
+use logweir_storage::inspect::{Contents, FileKind, InspectError, Item, describe};
+use serde_json::{Value, json};
+
+use super::exit::Exit;
+use super::output::{OutputArgs, OutputFormat, human_bytes};
+use super::record_output::write_bare_json;
+use super::time::format_timestamp;
+
+/// A batch is not unpacked beyond this.
+const MAX_UNPACKED_BYTES: usize = 1 << 30;
+
+const HELP: &str = "\
+Examples:
+  logweir dump logweir-data/flights-0/00000000000000000000.log
+  logweir dump logweir-data/flights-0/*.log --records
+  logweir dump logweir-data --summary            verify a whole data directory
+  logweir dump logweir-data --output json | jq .
+
+Every checksum is verified. A file that is damaged is named with the place, the
+others are shown, and the exit code is 3 (1 if all are damaged). A segment that
+a broker is writing to may end in the middle of a batch.";
+
+/// Show and verify segment, index and snapshot files
+#[derive(Debug, Args)]
+#[command(after_help = HELP)]
+pub(super) struct DumpCommand {
+    /// Files, or directories with all that is in them
+    #[arg(required = true, value_name = "FILE")]
+    files: Vec<PathBuf>,
+    /// Also show the records within the batches
+    #[arg(long)]
+    records: bool,
+    /// Only say what each file is and whether it is sound
+    #[arg(long, short, conflicts_with = "records")]
+    summary: bool,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+/// What was counted in one file.
+#[derive(Debug, Default)]
+struct Totals {
+    items: u64,
+    records: u64,
+    bytes: u64,
+    offsets: Option<(i64, i64)>,
+}
+
+impl DumpCommand {
+    pub(super) fn run(&self) -> anyhow::Result<Exit> {
+        let mut out = BufWriter::new(io::stdout().lock());
+        let mut paths = Vec::new();
+        let (mut failed, mut tried) = (0, 0);
+        for path in &self.files {
+            if let Err(error) = collect(path, true, &mut paths) {
+                eprintln!("error: {}: {error}", path.display());
+                failed += 1;
+                tried += 1;
+            }
+        }
+        for (path, named) in paths {
+            let contents = match describe(&path) {
+                // A directory may hold files of others, such as the lock and the metadata.
+                Err(InspectError::Unknown { .. }) if !named => continue,
+                contents => contents,
+            };
+            tried += 1;
+            let outcome = match contents {
+                Ok(contents) => self.show(&mut out, &path, contents),
+                Err(error) => Err(error.into()),
+            };
+            if let Err(error) = outcome {
+                if error.is::<io::Error>() {
+                    return Err(error);
+                }
+                out.flush()?;
+                eprintln!("error: {error:#}");
+                failed += 1;
+            }
+        }
+        out.flush()?;
+        Ok(Exit::of(failed, tried))
+    }
+
+    fn show(&self, out: &mut impl Write, path: &Path, contents: Contents) -> anyhow::Result<()> {
+        let json = self.output.output == OutputFormat::Json;
+        let kind = contents.kind;
+        if !json {
+            writeln!(out, "{}: {kind}", path.display())?;
+        }
+        let records_from = if self.records && kind == FileKind::Segment {
+            let file = File::open(path).map_err(|source| InspectError::Io {
+                path: path.to_owned(),
+                source,
+            })?;
+            Some(file)
+        } else {
+            None
+        };
+        let mut totals = Totals::default();
+        for item in contents {
+            let item = item?;
+            totals.add(&item);
+            if self.summary {
+                continue;
+            }
+            if json {
+                writeln!(out, "{}", item_json(path, &item))?;
+            } else {
+                writeln!(out, "  {}", item_line(&item))?;
+            }
+            if let (Some(file), Item::Batch { position, header }) = (&records_from, &item) {
+                show_records(out, file, *position, header, json)
+                    .with_context(|| format!("{} at byte {position}", path.display()))?;
+            }
+        }
+        if json && self.summary {
+            let summary = json!({
+                "file": path.display().to_string(), "type": kind.to_string(), "sound": true,
+                "items": totals.items, "records": totals.records, "bytes": totals.bytes,
+                "first_offset": totals.offsets.map(|o| o.0), "next_offset": totals.offsets.map(|o| o.1),
+            });
+            writeln!(out, "{summary}")?;
+        } else if !json {
+            writeln!(out, "  sound: {}", totals.describe(kind))?;
+        }
+        Ok(())
+    }
+}
+
+/// The files of a path: itself, or all below a directory, by name. The flag says whether it was named by hand.
+fn collect(path: &Path, named: bool, paths: &mut Vec<(PathBuf, bool)>) -> io::Result<()> {
+    // A link is followed where it was named, and not below, so that nothing is walked twice.
+    let metadata = if named {
+        std::fs::metadata(path)?
+    } else {
+        std::fs::symlink_metadata(path)?
+    };
+    if metadata.is_dir() {
+        let mut entries: Vec<PathBuf> = std::fs::read_dir(path)?
+            .map(|entry| entry.map(|entry| entry.path()))
+            .collect::<io::Result<_>>()?;
+        entries.sort();
+        for entry in entries {
+            collect(&entry, false, paths)?;
+        }
+    } else if named || metadata.is_file() {
+        paths.push((path.to_owned(), named));
+    }
+    Ok(())
+}
+
+impl Totals {
+    fn add(&mut self, item: &Item) {
+        self.items += 1;
+        if let Item::Batch { header, .. } = item {
+            self.records += u64::try_from(header.record_count).unwrap_or(0);
+            self.bytes += u64::try_from(header.size_bytes).unwrap_or(0);
+            let (first, next) = (header.base_offset.get(), header.next_offset().get());
+            self.offsets = Some((self.offsets.map_or(first, |known| known.0), next));
+        }
+    }
+
+    fn describe(&self, kind: FileKind) -> String {
+        match (kind, self.offsets) {
+            (FileKind::Segment, Some((first, next))) => format!(
+                "{} records from offset {first} to {} in {}",
+                self.records,
+                next - 1,
+                human_bytes(self.bytes)
+            ),
+            (FileKind::Segment, None) => "no records".to_owned(),
+            _ => format!("{} entries", self.items),
+        }
+    }
+}
+
+fn item_line(item: &Item) -> String {
+    match item {
+        Item::Batch { position, header } => batch_line(*position, header),
+        Item::Zeroes { position, len } => format!("@{position} {len} bytes reserved, not used"),
+        Item::IndexEntry {
+            offset,
+            position,
+            records_before,
+            append_time,
+            max_timestamp_before,
+        } => format!(
+            "offset {offset} @{position}, {records_before} records before, appended {}, largest timestamp before {}",
+            format_timestamp(*append_time),
+            format_timestamp(*max_timestamp_before)
+        ),
+        Item::Producer {
+            producer_id,
+            epoch,
+            batches,
+            last_base_offset,
+            last_seen,
+            txn_first_offset,
+        } => {
+            let last = last_base_offset
+                .map(|offset| format!(", last at offset {offset}"))
+                .unwrap_or_default();
+            let open = txn_first_offset
+                .map(|offset| format!(", transaction open from {offset}"))
+                .unwrap_or_default();
+            let seen = format_timestamp(*last_seen);
+            format!(
+                "producer {producer_id} epoch {epoch}, {batches} batches known{last}, seen {seen}{open}"
+            )
+        }
+        Item::LeaderEpoch {
+            epoch,
+            start_offset,
+        } => format!("epoch {epoch} from offset {start_offset}"),
+        Item::RecoveryPoint {
+            topic_id,
+            partition,
+            offset,
+            truncations,
+            clean,
+        } => {
+            let clean = if *clean { ", closed cleanly" } else { "" };
+            format!(
+                "topic {topic_id} partition {partition}: offset {offset}, {truncations} truncations{clean}"
+            )
+        }
+        Item::Field { name, value } => format!("{name}: {value}"),
+        other => format!("{other:?}"),
+    }
+}
+
+fn batch_line(position: u64, header: &BatchHeader) -> String {
+    let attributes = header.attributes;
+    let mut line = format!(
+        "@{position} offsets {}..={}, {} records, {} bytes, {}, epoch {}, {}",
+        header.base_offset,
+        header.last_offset(),
+        header.record_count,
+        header.size_bytes,
+        attributes.compression(),
+        header.leader_epoch,
+        format_timestamp(header.max_timestamp),
+    );
+    if header.has_producer() {
+        let (id, epoch, sequence) = (
+            header.producer_id,
+            header.producer_epoch,
+            header.base_sequence,
+        );
+        line.push_str(&format!(
+            ", producer {id} epoch {epoch} sequence {sequence}"
+        ));
+    }
+    if attributes.is_control() {
+        line.push_str(", control");
+    }
+    if attributes.is_transactional() {
+        line.push_str(", transactional");
+    }
+    line
+}
+
+fn item_json(path: &Path, item: &Item) -> Value {
+    let mut value = match item {
+        Item::Batch { position, header } => batch_json(*position, header),
+        Item::Zeroes { position, len } => {
+            json!({"item": "reserved", "position": position, "bytes": len})
+        }
+        Item::IndexEntry {
+            offset,
+            position,
+            records_before,
+            append_time,
+            max_timestamp_before,
+        } => json!({
+            "item": "index_entry",
+            "offset": offset.get(),
+            "position": position,
+            "records_before": records_before,
+            "append_time": known(*append_time),
+            "max_timestamp_before": known(*max_timestamp_before),
+        }),
+        Item::Producer {
+            producer_id,
+            epoch,
+            batches,
+            last_base_offset,
+            last_seen,
+            txn_first_offset,
+        } => json!({
+            "item": "producer",
+            "producer_id": producer_id.get(),
+            "producer_epoch": epoch.get(),
+            "batches": batches,
+            "last_base_offset": last_base_offset.map(|offset| offset.get()),
+            "last_seen": known(*last_seen),
+            "txn_first_offset": txn_first_offset.map(|offset| offset.get()),
+        }),
+        Item::LeaderEpoch {
+            epoch,
+            start_offset,
+        } => json!({
+            "item": "leader_epoch", "leader_epoch": epoch.get(), "start_offset": start_offset.get(),
+        }),
+        Item::RecoveryPoint {
+            topic_id,
+            partition,
+            offset,
+            truncations,
+            clean,
+        } => json!({
+            "item": "recovery_point",
+            "topic_id": topic_id.to_string(),
+            "partition": partition.get(),
+            "offset": offset.get(),
+            "truncations": truncations,
+            "clean": clean,
+        }),
+        Item::Field { name, value } => json!({"item": "field", "name": name, "value": value}),
+        other => json!({"item": format!("{other:?}")}),
+    };
+    value["file"] = path.display().to_string().into();
+    value
+}
+
+fn batch_json(position: u64, header: &BatchHeader) -> Value {
+    json!({
+        "item": "batch",
+        "position": position,
+        "base_offset": header.base_offset.get(),
+        "last_offset": header.last_offset().get(),
+        "records": header.record_count,
+        "size_bytes": header.size_bytes,
+        "compression": header.attributes.compression().to_string(),
+        "leader_epoch": header.leader_epoch.get(),
+        "base_timestamp": header.base_timestamp.get(),
+        "max_timestamp": header.max_timestamp.get(),
+        "producer_id": header.producer_id.get(),
+        "producer_epoch": header.producer_epoch.get(),
+        "base_sequence": header.base_sequence.get(),
+        "control": header.attributes.is_control(),
+        "transactional": header.attributes.is_transactional(),
+    })
+}
+
+fn known(timestamp: Timestamp) -> Option<i64> {
+    (timestamp != Timestamp::NONE).then(|| timestamp.get())
+}
+
+fn show_records(
+    out: &mut impl Write,
+    file: &File,
+    position: u64,
+    header: &BatchHeader,
+    json: bool,
+) -> anyhow::Result<()> {
+    if header.attributes.is_control() {
+        return Ok(());
+    }
+    let mut bytes = vec![0; header.size_bytes];
+    file.read_exact_at(&mut bytes, position)
+        .context("the batch cannot be read")?;
+    let batch = RecordBatch::split_from(&mut Bytes::from(bytes))?;
+    for record in batch.records(MAX_UNPACKED_BYTES)? {
+        let record = record?;
+        if json {
+            write_bare_json(out, &record)?;
+        } else {
+            writeln!(out, "    {}", record_line(&record))?;
+        }
+    }
+    Ok(())
+}
+
+fn record_line(record: &Record) -> String {
+    let text = |bytes: &Option<Bytes>| match bytes {
+        None => "null".to_owned(),
+        Some(bytes) => format!("\"{}\"", bytes.escape_ascii()),
+    };
+    let headers: String = record
+        .headers
+        .iter()
+        .map(|header| format!(", {}={}", header.key.escape_ascii(), text(&header.value)))
+        .collect();
+    format!(
+        "{} {} key {} value {}{headers}",
+        record.offset,
+        format_timestamp(record.timestamp),
+        text(&record.key),
+        text(&record.value)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_of_others_in_a_directory_are_passed_over_but_not_those_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let other = dir.path().join("other.txt");
+        std::fs::write(&other, "hello").unwrap();
+        let dump = |path: &Path| {
+            let output = OutputArgs {
+                output: OutputFormat::Table,
+            };
+            let files = vec![path.to_owned()];
+            DumpCommand {
+                files,
+                records: false,
+                summary: true,
+                output,
+            }
+            .run()
+            .unwrap()
+        };
+        assert_eq!(dump(dir.path()), Exit::Done);
+        assert_eq!(dump(&other), Exit::Failed);
+        assert_eq!(dump(&dir.path().join("absent")), Exit::Failed);
+    }
+
+    #[test]
+    fn a_line_of_a_record_keeps_to_one_line() {
+        let record = Record {
+            offset: logweir_proto::Offset::new(7),
+            timestamp: Timestamp::new(0),
+            key: None,
+            value: Some(Bytes::from_static(b"a\nb\xff\"")),
+            headers: Vec::new(),
+        };
+        let line = record_line(&record);
+        assert_eq!(
+            line,
+            "7 1970-01-01T00:00:00.000Z key null value \"a\\nb\\xff\\\"\""
+        );
+    }
+}
