@@ -209,7 +209,8 @@ fn locked(dir: &Path, owner: Option<u32>) -> io::Error {
 /// that after any crash either the old or the new one is there.
 ///
 /// # Errors
-/// Any error of the device; the old file is then untouched.
+/// Any error of the device. The old file is then untouched, unless it was the last step that failed, the
+/// sync of the directory: then the new one is there, but a power cut may bring the old one back.
 pub fn replace_file(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<()> {
     let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(io::Error::new(
@@ -223,10 +224,17 @@ pub fn replace_file(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<()
     if disk.exists(&temporary)? {
         disk.remove_file(&temporary)?;
     }
-    let file = disk.open(&temporary, OpenMode::Create)?;
-    file.write_at(bytes, 0)?;
-    file.sync()?;
-    drop(file);
-    disk.rename(&temporary, path)?;
+    let renamed = write_new(disk, &temporary, bytes).and_then(|()| disk.rename(&temporary, path));
+    if let Err(error) = renamed {
+        // Its blocks may be what a full disk lacks.
+        let _ = disk.remove_file(&temporary);
+        return Err(error);
+    }
     disk.sync_dir(dir)
+}
+
+fn write_new(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let file = disk.open(path, OpenMode::Create)?;
+    file.write_at(bytes, 0)?;
+    file.sync()
 }

@@ -274,15 +274,6 @@ impl SegmentMap {
         }))
     }
 
-    /// Fills `buffer` from `position`; `None`, and nothing done, if the bytes are not all
-    /// published.
-    pub(crate) fn read_into(&self, position: u64, buffer: &mut [u8]) -> Option<()> {
-        let to = position.checked_add(buffer.len() as u64)?;
-        let (start, len) = self.readable(position, to)?;
-        buffer.copy_from_slice(self.bytes(start, len));
-        Some(())
-    }
-
     /// Reads `[from, to)` from the device, so that a device error is an `Err` here and not a signal
     /// later. May wait for the device. Does nothing on kernels before 5.14.
     ///

@@ -103,7 +103,13 @@ impl Disk for OsDisk {
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        File::open(dir)
+        // The parent of a relative name is the empty path.
+        let here = if dir.as_os_str().is_empty() {
+            Path::new(".")
+        } else {
+            dir
+        };
+        File::open(here)
             .and_then(|handle| handle.sync_all())
             .map_err(|e| at(&e, "sync directory", dir))
     }

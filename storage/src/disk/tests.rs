@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::{Disk, OpenMode, OsDisk, SimDisk, replace_file};
+use super::{Disk, OpenMode, OsDisk, SimDisk, SimFault, replace_file};
 use crate::mmap::{MapError, SegmentMap};
 
 const KIB: u64 = 1024;
@@ -249,10 +249,8 @@ fn mapping_and_handle_are_the_same_bytes() {
         assert!(map.slice(0, 14).is_none(), "not published yet");
         file.write_at(b"EF", 14).unwrap();
         writer.publish(16).unwrap();
-        let mut read = [0; 6];
-        map.read_into(10, &mut read).unwrap();
-        assert_eq!(&read, b"abcdEF");
-        assert!(map.read_into(11, &mut read).is_none());
+        assert_eq!(&map.slice(10, 16).unwrap()[..], b"abcdEF");
+        assert!(map.slice(11, 17).is_none());
         writer.zero(20, 30).unwrap();
         map.prefault(16, 64 * KIB).unwrap();
         map.populate_read(0, 16).unwrap();
@@ -310,6 +308,45 @@ fn replace_file_leaves_one_whole_file() {
         assert_eq!(bytes(disk, &path), b"second");
         assert_eq!(names(disk, dir).len(), 1);
     });
+}
+
+#[test]
+fn a_replacement_that_fails_leaves_the_old_file_and_no_other() {
+    let disk = SimDisk::default();
+    let path = Path::new("/state");
+    replace_file(&disk, path, b"old").unwrap();
+    let (count, used) = (disk.operations(), disk.used_bytes());
+    replace_file(&disk, path, b"old").unwrap();
+    let count = disk.operations() - count;
+    for k in 1..count {
+        disk.inject(SimFault::new(ErrorKind::StorageFull).at(k));
+        assert_eq!(
+            kind(replace_file(&disk, path, &[1; 9000])),
+            ErrorKind::StorageFull
+        );
+        assert_eq!(bytes(&disk, path), b"old", "operation {k}");
+        assert_eq!(
+            (names(&disk, Path::new("/")).len(), disk.used_bytes()),
+            (1, used)
+        );
+    }
+    disk.inject(SimFault::new(ErrorKind::StorageFull).at(count));
+    replace_file(&disk, path, b"new").unwrap_err();
+    assert_eq!(
+        bytes(&disk, path),
+        b"new",
+        "only the sync of the directory failed"
+    );
+}
+
+#[test]
+fn the_parent_of_a_relative_name_can_be_synced() {
+    OsDisk::new()
+        .sync_dir(Path::new("name").parent().unwrap())
+        .unwrap();
+    SimDisk::default()
+        .sync_dir(Path::new("name").parent().unwrap())
+        .unwrap();
 }
 
 #[test]
