@@ -236,7 +236,7 @@ impl Broker {
         let service = Arc::clone(&self.service);
         let log_dir = Arc::clone(&self.log_dir);
         let closed = tokio::task::spawn_blocking(move || {
-            service.partitions().close()?;
+            service.close_partitions()?;
             log_dir.close().map_err(|error| error.to_string())
         });
         let closed = closed.await.unwrap_or_else(|error| Err(error.to_string()));

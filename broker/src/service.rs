@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::error::ApiError;
-use crate::metadata::{Image, Quorum, TopicImage};
+use crate::metadata::{Image, Quorum};
 use crate::metrics::Metrics;
 use crate::partition::Partitions;
 
@@ -21,6 +21,7 @@ mod reconcile;
 mod retention;
 mod topics;
 
+pub(crate) use crate::metadata::TopicImage;
 pub(crate) use context::{ListenerKind, NameMapping, Principal, RequestContext};
 pub(crate) use fetch::{FetchPartition, FetchRequest, FetchedPartition, Isolation};
 pub(crate) use offsets::OffsetQuery;
@@ -68,14 +69,25 @@ impl Service {
         self.quorum.image()
     }
 
-    pub(crate) fn partitions(&self) -> &Arc<Partitions> {
+    fn partitions(&self) -> &Partitions {
         &self.partitions
+    }
+
+    /// Closes every partition; the data directory can be closed cleanly if none failed.
+    ///
+    /// # Errors
+    /// The first that failed, after all were tried.
+    pub(crate) fn close_partitions(&self) -> Result<(), String> {
+        self.partitions.close()
     }
 
     /// Why this broker cannot serve everything it should; `None` if it can.
     pub(crate) fn unready(&self) -> Option<String> {
         if let Some(reason) = self.partitions.disk_offline() {
             return Some(format!("the data directory is offline: {reason}"));
+        }
+        if let Some(reason) = self.quorum.offline() {
+            return Some(format!("the metadata is offline: {reason}"));
         }
         match self.partitions.offline_count() {
             0 => None,

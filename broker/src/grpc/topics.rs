@@ -13,8 +13,7 @@ use crate::error::ApiError;
 use crate::grpc::Handler;
 use crate::grpc::context::context;
 use crate::grpc::status::{at_most, error_of};
-use crate::metadata::TopicImage;
-use crate::service::{CreateTopic, PartitionOffsets, RequestContext, TopicOutcome};
+use crate::service::{CreateTopic, PartitionOffsets, RequestContext, TopicImage, TopicOutcome};
 
 /// Topics of one request.
 const MAX_TOPICS: usize = 1_000;
@@ -74,9 +73,8 @@ impl TopicService for Handler {
             limit => limit.min(MAX_TOPICS),
         };
         let image = self.service.image();
-        let mut fitting = image.topics.values().filter(|topic| {
+        let mut fitting = image.topics_after(&request.after).filter(|topic| {
             topic.name.starts_with(&request.prefix)
-                && *topic.name > *request.after
                 && (request.include_internal || !is_internal(&topic.name))
         });
         let topics = fitting

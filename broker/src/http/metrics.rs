@@ -22,15 +22,17 @@
 //! | `logweir_log_size_bytes` | bytes | segments, by topic and partition |
 
 use std::fmt;
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use logweir_proto::PartitionId;
 use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::metrics::LockHold;
-use crate::service::Service;
+use crate::metrics::{LockHold, Metrics};
+use crate::service::{PartitionOffsets, Service};
 
 /// The page as it is now.
 ///
@@ -60,6 +62,24 @@ struct PartitionValues {
     values: [i64; 5],
 }
 
+impl PartitionValues {
+    fn of((topic, partition, offsets): (Arc<str>, PartitionId, PartitionOffsets)) -> Self {
+        Self {
+            labels: [
+                ("topic", topic.to_string()),
+                ("partition", partition.to_string()),
+            ],
+            values: [
+                offsets.log_start.get(),
+                offsets.high_watermark.get(),
+                offsets.log_end.get(),
+                offsets.durable_end.get(),
+                i64::try_from(offsets.size_bytes).unwrap_or(i64::MAX),
+            ],
+        }
+    }
+}
+
 /// What the five values of a partition are.
 const PARTITION_GAUGES: [(&str, &str); 5] = [
     ("logweir_log_start_offset", "First offset that can be read"),
@@ -78,67 +98,57 @@ const PARTITION_GAUGES: [(&str, &str); 5] = [
     ),
 ];
 
+/// A value that is read from the broker's counters.
+type Read = fn(&Metrics) -> &AtomicU64;
+
+/// Name, help and source of every counter.
+const COUNTERS: [(&str, &str, Read); 8] = [
+    ("logweir_produce_batches", "Record batches appended", |m| {
+        &m.produce_batches
+    }),
+    ("logweir_produce_records", "Records appended", |m| {
+        &m.produce_records
+    }),
+    (
+        "logweir_produce_bytes",
+        "Bytes of record batches appended",
+        |m| &m.produce_bytes,
+    ),
+    ("logweir_produce_errors", "Appends refused or failed", |m| {
+        &m.produce_errors
+    }),
+    (
+        "logweir_fetch_partitions",
+        "Partitions read successfully",
+        |m| &m.fetch_partitions,
+    ),
+    (
+        "logweir_fetch_bytes",
+        "Bytes of record batches sent to readers",
+        |m| &m.fetch_bytes,
+    ),
+    (
+        "logweir_fetch_errors",
+        "Partitions whose read failed",
+        |m| &m.fetch_errors,
+    ),
+    (
+        "logweir_connections_refused",
+        "Connections refused because of max_connections",
+        |m| &m.connections_refused,
+    ),
+];
+
 impl Page {
     fn of(service: &Service) -> Self {
         let metrics = &service.metrics;
-        let online = service.partitions().online();
-        let partitions = online.iter().map(|partition| PartitionValues {
-            labels: [
-                ("topic", partition.topic().to_string()),
-                ("partition", partition.id().to_string()),
-            ],
-            values: [
-                partition.log().log_start_offset().get(),
-                partition.high_watermark().get(),
-                partition.log().log_end_offset().get(),
-                partition.log().durable_end_offset().get(),
-                i64::try_from(partition.log().size_bytes()).unwrap_or(i64::MAX),
-            ],
-        });
-        let load = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let hosted = service.hosted_partitions();
+        let offline = service.offline_partitions() as u64;
         Self {
-            counters: vec![
-                (
-                    "logweir_produce_batches",
-                    "Record batches appended",
-                    load(&metrics.produce_batches),
-                ),
-                (
-                    "logweir_produce_records",
-                    "Records appended",
-                    load(&metrics.produce_records),
-                ),
-                (
-                    "logweir_produce_bytes",
-                    "Bytes of record batches appended",
-                    load(&metrics.produce_bytes),
-                ),
-                (
-                    "logweir_produce_errors",
-                    "Appends refused or failed",
-                    load(&metrics.produce_errors),
-                ),
-                (
-                    "logweir_fetch_partitions",
-                    "Partitions read successfully",
-                    load(&metrics.fetch_partitions),
-                ),
-                (
-                    "logweir_fetch_bytes",
-                    "Bytes of record batches sent to readers",
-                    load(&metrics.fetch_bytes),
-                ),
-                (
-                    "logweir_fetch_errors",
-                    "Partitions whose read failed",
-                    load(&metrics.fetch_errors),
-                ),
-                (
-                    "logweir_connections_refused",
-                    "Connections refused because of max_connections",
-                    load(&metrics.connections_refused),
-                ),
-            ],
+            counters: COUNTERS
+                .map(|(name, help, read)| (name, help, load(read(metrics))))
+                .into(),
             gauges: vec![
                 (
                     "logweir_connections",
@@ -158,16 +168,16 @@ impl Page {
                 (
                     "logweir_partitions_online",
                     "Partitions led here",
-                    online.len() as u64,
+                    hosted.len() as u64,
                 ),
                 (
                     "logweir_partitions_offline",
                     "Partitions that cannot be served because of their disk",
-                    service.partitions().offline_count() as u64,
+                    offline,
                 ),
             ],
             lock_hold: metrics.lock_hold.snapshot(),
-            partitions: partitions.collect(),
+            partitions: hosted.into_iter().map(PartitionValues::of).collect(),
         }
     }
 

@@ -19,6 +19,15 @@ pub(crate) enum ReadBound {
     LastStable,
 }
 
+/// Whether a read may wait for the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ReadFrom {
+    /// It may: old segments are brought in first. Not on a task that serves connections.
+    Anywhere,
+    /// It may not: for the active segment, which was written a moment ago.
+    Memory,
+}
+
 impl Partition {
     /// The first offset that a reader may not see.
     pub(crate) fn bound(&self, bound: ReadBound) -> Offset {
@@ -37,6 +46,7 @@ impl Partition {
         from: Offset,
         max_bytes: usize,
         bound: ReadBound,
+        how: ReadFrom,
     ) -> Result<ReadSlice, ApiError> {
         let below = self.bound(bound);
         // An offset between the bound and the high watermark exists but may not be seen yet.
@@ -49,7 +59,15 @@ impl Partition {
                 next_offset: from,
             });
         }
-        Ok(self.log().read(from, max_bytes, below)?)
+        Ok(match how {
+            ReadFrom::Anywhere => self.log().read_cold(from, max_bytes, below)?,
+            ReadFrom::Memory => self.log().read(from, max_bytes, below)?,
+        })
+    }
+
+    /// Whether reading from `from` may have to wait for the disk.
+    pub(crate) fn is_cold(&self, from: Offset) -> bool {
+        self.log().is_cold(from)
     }
 
     /// Refuses a reader whose leader epoch is not this leader's (KIP-320).

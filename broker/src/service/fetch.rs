@@ -9,7 +9,7 @@ use logweir_storage::ReadSlice;
 use tokio::sync::Notify;
 
 use crate::error::ApiError;
-use crate::partition::{Partition, ReadBound, Watch};
+use crate::partition::{Partition, ReadBound, ReadFrom, Watch};
 use crate::service::{RequestContext, Service};
 
 /// Which records a reader may see.
@@ -83,14 +83,14 @@ impl Service {
         request: &FetchRequest,
     ) -> Vec<FetchedPartition> {
         let deadline = request.max_wait.map(|wait| Instant::now() + wait);
-        let mut answer = self.fetch_now(ctx, request);
+        let mut answer = self.fetch_now(ctx, request).await;
         if !wants_more(&answer, request.min_bytes, deadline) {
             return self.counted(answer);
         }
         let notify = Arc::new(Notify::new());
         let _watches = self.watch_all(ctx, request, &notify);
         // What arrived between the first look and the watch would otherwise be missed.
-        answer = self.fetch_now(ctx, request);
+        answer = self.fetch_now(ctx, request).await;
         while wants_more(&answer, request.min_bytes, deadline) {
             match deadline {
                 None => notify.notified().await,
@@ -104,21 +104,35 @@ impl Service {
                     }
                 }
             }
-            answer = self.fetch_now(ctx, request);
+            answer = self.fetch_now(ctx, request).await;
         }
         self.counted(answer)
     }
 
     /// One look at every partition.
-    fn fetch_now(&self, ctx: &RequestContext, request: &FetchRequest) -> Vec<FetchedPartition> {
+    async fn fetch_now(
+        &self,
+        ctx: &RequestContext,
+        request: &FetchRequest,
+    ) -> Vec<FetchedPartition> {
         let mut left = request.max_bytes;
         let mut first = true;
         let mut answer = Vec::with_capacity(request.partitions.len());
         for wanted in &request.partitions {
             let limit = wanted.max_bytes.min(left);
-            let outcome = self.find(ctx, wanted).and_then(|partition| {
-                read(&partition, wanted, request.isolation.bound(), limit, first)
-            });
+            let room = Room { limit, first };
+            let outcome = match self.find(ctx, wanted) {
+                Ok(partition) => {
+                    read(
+                        partition,
+                        wanted.fetch_offset,
+                        request.isolation.bound(),
+                        room,
+                    )
+                    .await
+                }
+                Err(error) => Err(error),
+            };
             if let Ok(fetched) = &outcome {
                 left = left.saturating_sub(fetched.records.len());
                 first &= fetched.records.is_empty();
@@ -171,19 +185,43 @@ impl Service {
     }
 }
 
-fn read(
-    partition: &Partition,
-    wanted: &FetchPartition,
-    bound: ReadBound,
+/// What an answer has left for a partition.
+#[derive(Clone, Copy, Debug)]
+struct Room {
     limit: usize,
+    /// Nothing was found yet, so that one batch may be larger than the limit.
     first: bool,
+}
+
+/// Reads one partition; what lies before the active segment is brought in on a thread that may wait for the disk.
+async fn read(
+    partition: Arc<Partition>,
+    from: Offset,
+    bound: ReadBound,
+    room: Room,
 ) -> Result<Fetched, ApiError> {
-    let mut slice = partition.read(wanted.fetch_offset, limit, bound)?;
+    if !partition.is_cold(from) {
+        return read_now(&partition, from, bound, room, ReadFrom::Memory);
+    }
+    let work = move || read_now(&partition, from, bound, room, ReadFrom::Anywhere);
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|error| ApiError::storage(format!("the read ended early: {error}")))?
+}
+
+fn read_now(
+    partition: &Partition,
+    from: Offset,
+    bound: ReadBound,
+    room: Room,
+    how: ReadFrom,
+) -> Result<Fetched, ApiError> {
+    let mut slice = partition.read(from, room.limit, bound, how)?;
     // A batch larger than the limit is sent only where nothing else is, so that every reader gets on.
-    if slice.bytes.len() > limit && !first {
+    if slice.bytes.len() > room.limit && !room.first {
         slice = ReadSlice {
             bytes: Bytes::new(),
-            next_offset: wanted.fetch_offset,
+            next_offset: from,
         };
     }
     Ok(Fetched {

@@ -8,7 +8,7 @@ use logweir_proto::{ErrorCode, Offset, PartitionId};
 use crate::config::TopicConfig;
 use crate::error::ApiError;
 use crate::metadata::{NewTopic, TopicImage};
-use crate::partition::Slot;
+use crate::partition::{Partition, Slot};
 use crate::service::{RequestContext, Service};
 
 /// A topic to create; absent numbers mean the broker's defaults.
@@ -41,6 +41,19 @@ pub(crate) struct PartitionOffsets {
     pub(crate) log_end: Offset,
     pub(crate) durable_end: Offset,
     pub(crate) size_bytes: u64,
+}
+
+impl PartitionOffsets {
+    fn of(partition: &Partition) -> Self {
+        Self {
+            log_start: partition.log().log_start_offset(),
+            last_stable: partition.last_stable(),
+            high_watermark: partition.high_watermark(),
+            log_end: partition.log().log_end_offset(),
+            durable_end: partition.log().durable_end_offset(),
+            size_bytes: partition.log().size_bytes(),
+        }
+    }
 }
 
 impl Service {
@@ -228,15 +241,24 @@ impl Service {
         {
             Slot::Elsewhere => None,
             Slot::Offline(error) => Some(Err(error)),
-            Slot::Online(partition) => Some(Ok(PartitionOffsets {
-                log_start: partition.log().log_start_offset(),
-                last_stable: partition.last_stable(),
-                high_watermark: partition.high_watermark(),
-                log_end: partition.log().log_end_offset(),
-                durable_end: partition.log().durable_end_offset(),
-                size_bytes: partition.log().size_bytes(),
-            })),
+            Slot::Online(partition) => Some(Ok(PartitionOffsets::of(&partition))),
         }
+    }
+
+    /// Every partition led here, with its offsets.
+    pub(crate) fn hosted_partitions(&self) -> Vec<(Arc<str>, PartitionId, PartitionOffsets)> {
+        let online = self.partitions().online().into_iter();
+        online
+            .map(|partition| {
+                let offsets = PartitionOffsets::of(&partition);
+                (Arc::clone(partition.topic()), partition.id(), offsets)
+            })
+            .collect()
+    }
+
+    /// How many partitions cannot be served because of their disk.
+    pub(crate) fn offline_partitions(&self) -> usize {
+        self.partitions().offline_count()
     }
 
     /// Waits until the partitions are as the image says now.

@@ -6,7 +6,8 @@ use logweir_proto::{LeaderEpoch, Offset, Timestamp};
 
 use super::shared::{LogShared, Segments};
 use crate::error::ReadError;
-use crate::segment::{OpenSegment, ReadSlice};
+use crate::index::IndexEntry;
+use crate::segment::{FoundRecord, OpenSegment, ReadSlice};
 
 /// Reads a log. Cheap to clone; stays good while the log is appended to, truncated and deleted.
 #[derive(Clone, Debug)]
@@ -56,20 +57,42 @@ impl LogReader {
         max_bytes: usize,
         below: Offset,
     ) -> Result<ReadSlice, ReadError> {
-        let log_end = self.in_range(from)?;
-        let below = below.min(log_end);
-        if from < below {
-            let segments = self.shared.segments.load();
-            if let Some(at) = segments.find(from) {
-                let end = segments.end_of(at, log_end);
-                let open = self.shared.open_segment(&segments, at, log_end)?;
-                return open.read(from, max_bytes, below.min(end));
+        self.with_present_segments(|segments, _| {
+            let log_end = self.in_range(from)?;
+            let below = below.min(log_end);
+            match segments.find(from) {
+                Some(at) if from < below => {
+                    let below = below.min(segments.end_of(at, log_end));
+                    let read = |open: &OpenSegment| open.read(from, max_bytes, below);
+                    self.shared.with_segment(segments, at, log_end, read)
+                }
+                _ => Ok(ReadSlice {
+                    bytes: bytes::Bytes::new(),
+                    next_offset: from,
+                }),
             }
-        }
-        Ok(ReadSlice {
-            bytes: bytes::Bytes::new(),
-            next_offset: from,
         })
+    }
+
+    /// Whether `from` lies before the active segment, so that reading there may have to wait for the disk: that is
+    /// to be done off the threads that serve.
+    #[must_use]
+    pub fn is_cold(&self, from: Offset) -> bool {
+        from < self.shared.segments.load().last().base()
+    }
+
+    /// [`LogReader::read`] for offsets that are [`LogReader::is_cold`]. What may not be in memory is read from the
+    /// disk by both, so that a device error is an error here and not a signal to whoever looks at the bytes later.
+    ///
+    /// # Errors
+    /// As [`LogReader::read`].
+    pub fn read_cold(
+        &self,
+        from: Offset,
+        max_bytes: usize,
+        below: Offset,
+    ) -> Result<ReadSlice, ReadError> {
+        self.read(from, max_bytes, below)
     }
 
     /// The first record in the log, below `below` (exclusive), that is not older than `timestamp`: its offset, its
@@ -82,19 +105,18 @@ impl LogReader {
         timestamp: Timestamp,
         below: Offset,
     ) -> Result<Option<(Offset, Timestamp, LeaderEpoch)>, ReadError> {
-        let start = self.log_start_offset();
-        for part in self.parts(below)? {
-            if part.max_timestamp(&self.shared)? < timestamp {
-                continue;
+        self.with_present_segments(|segments, log_end| {
+            let start = self.log_start_offset();
+            for part in self.parts(segments, below, log_end) {
+                if self.max_timestamp_of(&part)? >= timestamp {
+                    let found = self.find_in(&part, timestamp, start)?;
+                    if found.is_some() {
+                        return Ok(found);
+                    }
+                }
             }
-            let found = part
-                .open(&self.shared)?
-                .find_timestamp(timestamp, start, part.below)?;
-            if found.is_some() {
-                return Ok(found);
-            }
-        }
-        Ok(None)
+            Ok(None)
+        })
     }
 
     /// The first record with the largest timestamp below `below` (exclusive), as KIP-734 asks for.
@@ -105,18 +127,19 @@ impl LogReader {
         &self,
         below: Offset,
     ) -> Result<Option<(Offset, Timestamp, LeaderEpoch)>, ReadError> {
-        let mut largest: Option<(Timestamp, Part)> = None;
-        for part in self.parts(below)? {
-            let timestamp = part.max_timestamp(&self.shared)?;
-            if timestamp > largest.as_ref().map_or(Timestamp::NONE, |found| found.0) {
-                largest = Some((timestamp, part));
+        self.with_present_segments(|segments, log_end| {
+            let mut largest: Option<(Timestamp, Part<'_>)> = None;
+            for part in self.parts(segments, below, log_end) {
+                let timestamp = self.max_timestamp_of(&part)?;
+                if timestamp > largest.as_ref().map_or(Timestamp::NONE, |found| found.0) {
+                    largest = Some((timestamp, part));
+                }
             }
-        }
-        let Some((timestamp, part)) = largest else {
-            return Ok(None);
-        };
-        part.open(&self.shared)?
-            .find_timestamp(timestamp, self.log_start_offset(), part.below)
+            let Some((timestamp, part)) = largest else {
+                return Ok(None);
+            };
+            self.find_in(&part, timestamp, self.log_start_offset())
+        })
     }
 
     /// The leader epoch in which `offset` was (or, at the log end, is being) written; [`LeaderEpoch::NONE`] if it
@@ -142,36 +165,27 @@ impl LogReader {
     /// # Errors
     /// [`ReadError::Offline`] and device errors.
     pub fn records_between(&self, from: Offset, to: Offset) -> Result<u64, ReadError> {
-        let log_end = self.readable()?;
-        let from = from.max(self.log_start_offset());
-        let to = to.min(log_end);
-        let segments = self.shared.segments.load_full();
-        let (Some(first), Some(last)) = (segments.find(from), segments.find(to)) else {
-            return Ok(0);
-        };
-        if to <= from {
-            return Ok(0);
-        }
-        let below = |at: usize, offset: Offset| {
-            self.shared
-                .open_segment(&segments, at, log_end)?
-                .records_below(offset)
-        };
-        let mut records = if to > segments.0[last].base() {
-            below(last, to)?
-        } else {
-            0
-        };
-        for at in first..last {
-            let end = segments.end_of(at, log_end);
-            let summary = segments.0[at].summary(self.shared.context.disk.as_ref(), end)?;
-            records += u64::from(summary.records);
-        }
-        Ok(records.saturating_sub(if from > segments.0[first].base() {
-            below(first, from)?
-        } else {
-            0
-        }))
+        self.with_present_segments(|segments, log_end| {
+            let (from, to) = (from.max(self.log_start_offset()), to.min(log_end));
+            let (Some(first), Some(last)) = (segments.find(from), segments.find(to)) else {
+                return Ok(0);
+            };
+            if to <= from {
+                return Ok(0);
+            }
+            let below = |at: usize, offset: Offset| match offset > segments.0[at].base() {
+                true => {
+                    let count = |open: &OpenSegment| open.records_below(offset);
+                    self.shared.with_segment(segments, at, log_end, count)
+                }
+                false => Ok(0),
+            };
+            let mut records = below(last, to)?;
+            for at in first..last {
+                records += u64::from(self.summary_of(segments, at, log_end)?.records);
+            }
+            Ok(records.saturating_sub(below(first, from)?))
+        })
     }
 
     /// When the batch that contains or follows `offset` was appended, to the second or the next 4 KiB before it;
@@ -180,14 +194,33 @@ impl LogReader {
     /// # Errors
     /// [`ReadError::Offline`] and device errors.
     pub fn append_time_of(&self, offset: Offset) -> Result<Option<Timestamp>, ReadError> {
-        let log_end = self.readable()?;
-        let segments = self.shared.segments.load_full();
-        let in_log = offset >= self.log_start_offset() && offset < log_end;
-        let Some(at) = segments.find(offset).filter(|_| in_log) else {
-            return Ok(None);
-        };
-        let open = self.shared.open_segment(&segments, at, log_end)?;
-        Ok(Some(open.append_time_of(offset)?).filter(|&time| time != Timestamp::NONE))
+        self.with_present_segments(|segments, log_end| {
+            let in_log = offset >= self.log_start_offset() && offset < log_end;
+            let Some(at) = segments.find(offset).filter(|_| in_log) else {
+                return Ok(None);
+            };
+            let time = |open: &OpenSegment| open.append_time_of(offset);
+            let time = self.shared.with_segment(segments, at, log_end, time)?;
+            Ok(Some(time).filter(|&time| time != Timestamp::NONE))
+        })
+    }
+
+    /// Reads with the log end and the segments of one moment; once more if they were replaced meanwhile and so the
+    /// reading failed.
+    fn with_present_segments<T>(
+        &self,
+        read: impl Fn(&Segments, Offset) -> Result<T, ReadError>,
+    ) -> Result<T, ReadError> {
+        loop {
+            let log_end = self.readable()?;
+            let segments = self.shared.segments.load();
+            let outcome = read(&segments, log_end);
+            let replaced = !Arc::ptr_eq(&segments, &self.shared.segments.load());
+            match outcome {
+                Err(ReadError::Io { .. } | ReadError::Corrupt { .. }) if replaced => {}
+                outcome => return outcome,
+            }
+        }
     }
 
     /// The log end, if the log may be read at all.
@@ -210,52 +243,62 @@ impl LogReader {
     }
 
     /// The segments that have offsets below `below` and at or above the log start.
-    fn parts(&self, below: Offset) -> Result<Vec<Part>, ReadError> {
-        let log_end = self.readable()?;
+    fn parts<'a>(
+        &self,
+        segments: &'a Segments,
+        below: Offset,
+        log_end: Offset,
+    ) -> impl Iterator<Item = Part<'a>> + use<'a> {
         let below = below.min(log_end);
-        let segments = self.shared.segments.load_full();
         let first = segments.find(self.log_start_offset()).unwrap_or(0);
-        let parts = (first..segments.0.len())
-            .filter(|&at| segments.0[at].base() < below)
-            .map(|at| {
-                let end = segments.end_of(at, log_end);
-                let below = below.min(end);
-                let whole = below == end && at + 1 < segments.0.len();
-                Part {
-                    segments: Arc::clone(&segments),
-                    at,
-                    below,
-                    whole,
-                    log_end,
-                }
-            });
-        Ok(parts.collect())
+        let before = segments.0.partition_point(|segment| segment.base() < below);
+        (first..before).map(move |at| Part {
+            segments,
+            at,
+            below: below.min(segments.end_of(at, log_end)),
+            log_end,
+        })
+    }
+
+    fn max_timestamp_of(&self, part: &Part<'_>) -> Result<Timestamp, ReadError> {
+        let closed = part.at + 1 < part.segments.0.len();
+        if closed && part.below == part.segments.end_of(part.at, part.log_end) {
+            let summary = self.summary_of(part.segments, part.at, part.log_end)?;
+            return Ok(summary.max_timestamp);
+        }
+        let max = |open: &OpenSegment| open.max_timestamp_below(part.below);
+        self.shared
+            .with_segment(part.segments, part.at, part.log_end, max)
+    }
+
+    fn find_in(
+        &self,
+        part: &Part<'_>,
+        timestamp: Timestamp,
+        from: Offset,
+    ) -> Result<Option<FoundRecord>, ReadError> {
+        let find = |open: &OpenSegment| open.find_timestamp(timestamp, from, part.below);
+        self.shared
+            .with_segment(part.segments, part.at, part.log_end, find)
+    }
+
+    /// What lies before the end of a closed segment.
+    fn summary_of(
+        &self,
+        segments: &Segments,
+        at: usize,
+        log_end: Offset,
+    ) -> Result<IndexEntry, ReadError> {
+        let end = segments.end_of(at, log_end);
+        segments.0[at].summary(self.shared.context.disk.as_ref(), end)
     }
 }
 
 /// A segment, or its beginning, in a search by time.
-struct Part {
-    segments: Arc<Segments>,
+struct Part<'a> {
+    segments: &'a Segments,
     at: usize,
     /// Exclusive.
     below: Offset,
-    /// The segment is closed and all of it counts.
-    whole: bool,
     log_end: Offset,
-}
-
-impl Part {
-    fn open(&self, shared: &LogShared) -> Result<Arc<OpenSegment>, ReadError> {
-        shared.open_segment(&self.segments, self.at, self.log_end)
-    }
-
-    fn max_timestamp(&self, shared: &LogShared) -> Result<Timestamp, ReadError> {
-        if self.whole {
-            let segment = &self.segments.0[self.at];
-            return Ok(segment
-                .summary(shared.context.disk.as_ref(), self.below)?
-                .max_timestamp);
-        }
-        self.open(shared)?.max_timestamp_below(self.below)
-    }
 }

@@ -15,6 +15,9 @@ use crate::index::IndexEntry;
 /// is the answer.
 const MAX_DECOMPRESSED_BYTES: usize = 64 << 20;
 
+/// A walk from an index entry seldom goes further.
+const WALK_BYTES: u64 = 64 << 10;
+
 /// Batches read from one segment.
 #[derive(Clone, Debug, Default)]
 pub struct ReadSlice {
@@ -50,6 +53,10 @@ impl OpenSegment {
         };
         walk.pass(&first);
         let limit = u64::from(start).saturating_add(max_bytes as u64);
+        self.load(
+            u64::from(start),
+            limit.max(u64::from(walk.place().position)),
+        )?;
         walk.skip_to(self.index.read().at_bounds(below, limit));
         while let Some(header) = self.peek(&walk)? {
             let next = walk.place().after(&header);
@@ -172,9 +179,29 @@ impl OpenSegment {
 
     fn walk_from(&self, place: IndexEntry) -> Result<Walk, ReadError> {
         let end = self.map.published();
-        let bytes = self.map.slice(u64::from(place.position), end);
+        let position = u64::from(place.position);
+        self.load(position, position + WALK_BYTES)?;
+        let bytes = self.map.slice(position, end);
         let bytes = bytes.ok_or_else(|| self.corrupt(place, "the index points beyond the end"))?;
-        Ok(Walk::new(bytes, place))
+        let walk = Walk::new(bytes, place);
+        match self.peek(&walk)? {
+            Some(header) if header.base_offset < place.offset => {
+                Err(self.corrupt(place, "the index points at another batch"))
+            }
+            _ => Ok(walk),
+        }
+    }
+
+    /// Has `[from, to)` read from the device where it may not be in memory, so that a device error is an error
+    /// here and not a signal when the bytes are looked at.
+    fn load(&self, from: u64, to: u64) -> Result<(), ReadError> {
+        let to = to.min(self.cold_end);
+        if from >= to {
+            return Ok(());
+        }
+        self.map
+            .populate_read(from, to)
+            .map_err(ReadError::io(&self.path))
     }
 
     fn peek(&self, walk: &Walk) -> Result<Option<BatchHeader>, ReadError> {
