@@ -14,6 +14,7 @@ const VERSION: u16 = 1;
 /// Topic id (16), partition (4), truncations (4), offset (8), flags (4).
 pub(crate) const ENTRY_LEN: usize = 36;
 const CLEAN: u32 = 1;
+const RESTARTING: u32 = 1;
 
 /// Names a log within a data directory, whatever its topic is called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -85,6 +86,8 @@ pub(crate) struct LogState {
     pub(crate) truncations: u32,
     /// Where it was cut last; recovery points from before are no higher than this.
     pub(crate) last_cut: Offset,
+    /// The log begins anew at its start: whatever segments there are do not count.
+    pub(crate) restarting: bool,
 }
 
 impl Default for LogState {
@@ -93,6 +96,7 @@ impl Default for LogState {
             log_start: Offset::ZERO,
             truncations: 0,
             last_cut: Offset::ZERO,
+            restarting: false,
         }
     }
 }
@@ -109,10 +113,11 @@ impl LogState {
 
     /// The bytes of `log-state`.
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut body = Vec::with_capacity(20);
+        let mut body = Vec::with_capacity(24);
         body.extend_from_slice(&self.log_start.get().to_be_bytes());
         body.extend_from_slice(&self.truncations.to_be_bytes());
         body.extend_from_slice(&self.last_cut.get().to_be_bytes());
+        body.extend_from_slice(&(if self.restarting { RESTARTING } else { 0 }).to_be_bytes());
         checked_file::frame(magic::LOG_STATE, VERSION, &body)
     }
 
@@ -123,11 +128,13 @@ impl LogState {
         let log_start = Offset::new(fields.i64()?);
         let truncations = fields.u32()?;
         let last_cut = Offset::new(fields.i64()?);
+        let restarting = fields.u32()? & RESTARTING != 0;
         fields.end()?;
         Ok(Self {
             log_start,
             truncations,
             last_cut,
+            restarting,
         })
     }
 }
@@ -157,6 +164,7 @@ mod tests {
             log_start: Offset::ZERO,
             truncations: 2,
             last_cut: Offset::new(50),
+            restarting: true,
         };
         assert_eq!(LogState::decode(&state.encode()), Ok(state));
         let point = |truncations, offset| RecoveryPoint {

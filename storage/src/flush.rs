@@ -126,6 +126,12 @@ impl LogFlush {
         self.unsynced.lock().files.clear();
     }
 
+    /// Runs `change` while no flush is in progress.
+    pub(crate) fn between_flushes(&self, change: impl FnOnce()) {
+        let _flushing = self.flushing.lock();
+        change();
+    }
+
     pub(crate) fn unflushed_bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
     }
@@ -181,13 +187,18 @@ impl Snapshot {
     }
 }
 
-/// Makes one log durable up to its present end and moves its durable end there. Waits for the device.
+/// Makes one log durable up to its present end and moves its durable end there, which it gives. Waits for the
+/// device, unless there is nothing to do.
 ///
 /// # Errors
-/// The reason the directory is offline, which a failed sync made it.
+/// Why not: the log is closed or the directory offline, which a failed sync made it.
 pub(crate) fn flush_log(context: &DirContext, log: &LogShared) -> Result<Offset, Arc<str>> {
     let _flushing = log.flush.flushing.lock();
-    context.health.check()?;
+    let durable_end = log.offsets.durable_end();
+    if durable_end >= log.offsets.log_end() {
+        return Ok(durable_end);
+    }
+    log.check_open()?;
     let snapshot = log.flush.snapshot(|| log.offsets.log_end());
     if let Err(error) = snapshot.sync(context.disk.as_ref()) {
         let reason = format!("sync of {} failed: {error}", log.files.dir().display());
@@ -282,6 +293,9 @@ impl GroupCommit {
         let mut logs: Vec<_> = queue.logs.drain(..).collect();
         queue.later.retain(|(due, log)| {
             let is_due = *due <= now;
+            if is_due {
+                log.flush.timed.store(false, Ordering::SeqCst);
+            }
             if is_due && !log.flush.queued.swap(true, Ordering::AcqRel) {
                 logs.push(Arc::clone(log));
             }
@@ -291,7 +305,6 @@ impl GroupCommit {
         for log in logs {
             // Before the sync: what is appended from here on asks anew.
             log.flush.queued.store(false, Ordering::SeqCst);
-            log.flush.timed.store(false, Ordering::SeqCst);
             if let Ok(end) = flush_log(context, &log) {
                 log.flush.tell(FlushOutcome::Durable(end));
             }

@@ -42,6 +42,18 @@ impl IndexEntry {
         }
     }
 
+    /// Whether `interval_bytes` or a second lie between `last` and this; the first of a segment always counts.
+    pub(crate) fn is_due_after(&self, last: Option<&Self>, interval_bytes: u32) -> bool {
+        last.is_none_or(|last| {
+            self.position.saturating_sub(last.position) >= interval_bytes
+                || self
+                    .append_time
+                    .get()
+                    .saturating_sub(last.append_time.get())
+                    >= MAX_SILENCE_MS
+        })
+    }
+
     /// What is known after the batch that begins here.
     pub(crate) fn after(&self, header: &BatchHeader) -> Self {
         let size = u32::try_from(header.size_bytes).unwrap_or(u32::MAX);
@@ -100,20 +112,26 @@ impl Index {
         }
     }
 
-    /// Adds an entry if `interval_bytes` or a second lie between it and the last one. The first of a segment
-    /// is always added.
+    /// Adds an entry if it is due.
     pub(crate) fn push_sparse(&mut self, entry: IndexEntry, interval_bytes: u32) {
-        let due = self.entries.last().is_none_or(|last| {
-            entry.position - last.position.min(entry.position) >= interval_bytes
-                || entry
-                    .append_time
-                    .get()
-                    .saturating_sub(last.append_time.get())
-                    >= MAX_SILENCE_MS
-        });
-        if due {
+        if entry.is_due_after(self.entries.last(), interval_bytes) {
             self.push(entry);
         }
+    }
+
+    /// Whether the entries here are those of the batches there: `entry` is one of them, at the same place, or lies
+    /// between two.
+    pub(crate) fn agrees_with(&self, entry: &IndexEntry) -> bool {
+        let after = self
+            .entries
+            .partition_point(|known| known.position <= entry.position);
+        let Some(known) = after.checked_sub(1).map(|at| &self.entries[at]) else {
+            return true;
+        };
+        if known.position < entry.position {
+            return known.offset < entry.offset && known.records <= entry.records;
+        }
+        known.offset <= entry.offset && known.records == entry.records
     }
 
     /// Forgets entries above `offset` or `position`. Gives how many are kept.

@@ -16,8 +16,8 @@ use logweir_proto::{LeaderEpoch, Offset, Timestamp};
 
 use crate::config::LogConfig;
 use crate::error::{AppendError, ChangeError, ProducerError, ReadError};
-use crate::flush::{FlushOutcome, flush_log};
-use crate::log_dir::{Job, LogDir, LogId};
+use crate::flush::flush_log;
+use crate::log_dir::{Job, LogDir, LogId, OpenSlot};
 use crate::producers::{self, ProducerCheck, Producers};
 use crate::segment::{ActiveSegment, Placement, Segment, WriteError};
 
@@ -55,6 +55,8 @@ pub struct Log {
     config: LogConfig,
     /// The newest segment, unless nothing was appended since the log was opened or parked.
     active: Option<ActiveSegment>,
+    /// Counts the log among those with open files, from its first append on until it is parked.
+    slot: Option<OpenSlot>,
     /// A roll has begun: the file of the next segment may be there, so the last one gets no more.
     must_roll: bool,
     last_epoch: LeaderEpoch,
@@ -228,12 +230,8 @@ impl Log {
         if let Err(error) = active.append(header, parts, placement, interval_bytes, now) {
             return Err(self.not_appended(error));
         }
-        if active.wants_blocks()
-            && let Some(reservation) = active.reservation()
-        {
-            self.shared
-                .context
-                .submit(Job::Reserve(Arc::clone(reservation)));
+        for job in active.wishes() {
+            self.shared.context.submit(job);
         }
         self.note_epoch(header.leader_epoch, header.base_offset);
         self.producers.note(header, now);
@@ -284,6 +282,7 @@ impl Log {
         self.note_epoch(epoch, self.log_end_offset());
     }
 
+    /// Waits for the device only if as many bytes are unflushed as are allowed.
     fn ask_for_flush(&mut self, header: &BatchHeader) {
         let context = &self.shared.context;
         let size_bytes = header.size_bytes as u64;
@@ -292,6 +291,13 @@ impl Log {
             .writeback
             .appended(size_bytes, context.config.max_unflushed_bytes);
         self.unflushed_records += u64::try_from(header.record_count).unwrap_or(0);
+        if context
+            .writeback
+            .is_full(context.config.max_unflushed_bytes)
+        {
+            // The background flush does not keep up, so whoever appends has to wait.
+            let _ = flush_log(context, &self.shared);
+        }
         let policy = self.config.flush;
         let enough = policy
             .records
@@ -319,10 +325,8 @@ impl Log {
             return Ok(());
         }
         match flush_log(&self.shared.context, &self.shared) {
-            Ok(end) => {
-                self.shared.flush.tell(FlushOutcome::Durable(end));
-                Ok(())
-            }
+            // The callback is the group-commit thread's to call.
+            Ok(_) => Ok(self.request_flush()),
             Err(reason) => Err(ChangeError::Offline { reason }),
         }
     }
@@ -354,6 +358,8 @@ impl Log {
 
     /// Opens the last segment for appends.
     fn activate(&mut self, size_bytes: u64) -> Result<(), ReadError> {
+        self.slot
+            .get_or_insert_with(|| self.shared.context.budget.open_slot());
         let segment = Arc::clone(self.shared.segments.load().last());
         let active = self.open_active(segment, size_bytes)?;
         self.active = Some(active);

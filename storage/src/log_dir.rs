@@ -5,6 +5,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -26,7 +27,8 @@ mod names;
 mod reserve;
 mod writeback;
 
-use budget::{MapBudget, default_max_mapped};
+pub(crate) use budget::OpenSlot;
+use budget::{MapBudget, default_max_mapped, default_max_open_logs};
 pub(crate) use context::DirContext;
 use context::{Health, Registry};
 pub use identity::DirectoryId;
@@ -226,9 +228,11 @@ impl LogDir {
     /// Device errors.
     pub fn delete_log(&self, log: Log) -> Result<(), ChangeError> {
         let id = log.id().clone();
-        log.shared()
-            .closed
-            .store(true, std::sync::atomic::Ordering::Release);
+        let shared = log.shared();
+        // A sync of files and directories that are gone would look like a failing device.
+        shared
+            .flush
+            .between_flushes(|| shared.closed.store(true, Ordering::Release));
         drop(log);
         let path = self.move_log(&id, DELETED)?;
         self.context
@@ -306,13 +310,13 @@ impl LogDir {
             offset: log.offsets.log_end(),
             clean: true,
         };
-        self.context.registry.remove(log.key());
+        self.context.registry.remove(log);
         self.context.writeback.set_point(log.key(), point);
     }
 
     /// Notes that a log's writer is gone.
     pub(crate) fn log_dropped(&self, log: &LogShared) {
-        self.context.registry.remove(log.key());
+        self.context.registry.remove(log);
     }
 
     fn stop(&self) {
@@ -367,13 +371,14 @@ fn new_context(
     let max_mapped = config
         .max_mapped_segments
         .unwrap_or_else(default_max_mapped);
+    let max_open_logs = config.max_open_logs.unwrap_or_else(default_max_open_logs);
     Ok(DirContext {
         reserve: reserve.map_err(OpenError::io(root))?,
         disk,
         reserves_blocks,
         health: Health::default(),
         registry: Registry::default(),
-        budget: MapBudget::new(max_mapped),
+        budget: MapBudget::new(max_mapped, max_open_logs),
         group_commit: GroupCommit::default(),
         keeper: Keeper::default(),
         writeback: Writeback::new(points),

@@ -21,11 +21,13 @@ use crate::log::{LogFiles, remove_if_there};
 use crate::mmap::SegmentMap;
 
 mod active;
+mod prefault;
 mod read;
 mod reservation;
 mod scan;
 
 pub(crate) use active::{ActiveSegment, Placement, WriteError};
+pub(crate) use read::FoundRecord;
 pub use read::ReadSlice;
 pub(crate) use reservation::Reservation;
 pub(crate) use scan::{Scanner, Stop};
@@ -36,8 +38,8 @@ pub(crate) struct Segment {
     base: Offset,
     files: LogFiles,
     open: ArcSwapOption<OpenSegment>,
-    /// Held while opening, so that a segment is mapped once.
-    opening: Mutex<()>,
+    /// Held while opening, so that a segment is mapped once. True once its name may be another's.
+    opening: Mutex<bool>,
     /// What the budget of maps goes by.
     last_used: AtomicU64,
     /// Bytes in the file; for the active segment, valid bytes.
@@ -51,6 +53,8 @@ pub(crate) struct Segment {
 pub(crate) struct OpenSegment {
     path: PathBuf,
     map: Arc<SegmentMap>,
+    /// Bytes below were there before it was opened, so they may be on the device only.
+    cold_end: u64,
     index: RwLock<Index>,
     index_file: Mutex<IndexFile>,
 }
@@ -62,7 +66,7 @@ impl Segment {
             base,
             files,
             open: ArcSwapOption::empty(),
-            opening: Mutex::new(()),
+            opening: Mutex::new(false),
             last_used: AtomicU64::new(0),
             len: AtomicU64::new(len),
             summary: Mutex::new(None),
@@ -114,9 +118,12 @@ impl Segment {
         if let Some(open) = self.opened() {
             return Ok((open, false));
         }
-        let _opening = self.opening.lock();
+        let retired = self.opening.lock();
         if let Some(open) = self.opened() {
             return Ok((open, false));
+        }
+        if *retired {
+            return Err(ReadError::io(&self.path())(io::ErrorKind::NotFound.into()));
         }
         let open = Arc::new(self.load(disk, self.path(), end)?);
         self.open.store(Some(Arc::clone(&open)));
@@ -137,6 +144,7 @@ impl Segment {
         Ok(OpenSegment {
             path,
             map,
+            cold_end: position,
             index: RwLock::new(index),
             index_file: Mutex::new(index_file),
         })
@@ -211,9 +219,17 @@ impl Segment {
         }
     }
 
+    /// Closes a segment whose index led astray, and removes that, so that the next opening makes another.
+    pub(crate) fn distrust_index(&self, disk: &dyn Disk) -> io::Result<()> {
+        let _opening = self.opening.lock();
+        self.close();
+        remove_if_there(disk, &self.files.index(self.base))
+    }
+
     /// Takes the segment out of the log; readers that have it open keep it. Gives the path that is still to be
     /// unlinked. Not durable before the directory is synced.
     pub(crate) fn retire(&self, disk: &dyn Disk) -> io::Result<PathBuf> {
+        *self.opening.lock() = true;
         if let Some(open) = self.opened() {
             open.retire();
         }
@@ -281,10 +297,6 @@ impl OpenSegment {
     /// Writes no index any more: the segment's name may be another's soon.
     fn retire(&self) {
         self.index_file.lock().retire();
-    }
-
-    pub(crate) fn map(&self) -> &Arc<SegmentMap> {
-        &self.map
     }
 
     /// Writes index entries that are not in the file yet.

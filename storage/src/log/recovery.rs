@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use arc_swap::ArcSwap;
-use logweir_proto::{LeaderEpoch, Offset, Timestamp};
+use logweir_proto::{Offset, Timestamp};
 use parking_lot::{Mutex, RwLock};
 
 use super::shared::{LogOffsets, LogShared, Segments};
@@ -19,19 +19,18 @@ use super::{FileName, Log, LogFiles, remove_if_there};
 use crate::checked_file;
 use crate::checkpoint::{LogState, RecoveryPoint};
 use crate::config::LogConfig;
-use crate::disk::{Disk, OpenMode};
+use crate::disk::{Disk, replace_file};
 use crate::epochs::Epochs;
-use crate::error::{OpenError, ReadError};
+use crate::error::OpenError;
 use crate::flush::{FlushCallback, LogFlush};
-use crate::index::{Index, IndexEntry, IndexFile};
 use crate::log_dir::{DirContext, LogDir, LogId};
-use crate::producers::{self, Producers};
-use crate::segment::{Scanner, Segment, Stop};
+use crate::segment::Segment;
 
-/// So much below the recovery point is checked as well: what a failing disk does to the last writes.
-const MARGIN_BYTES: u32 = 1 << 20;
-/// Index entries of recovered segments are this far apart, whatever the topic says.
-const INTERVAL_BYTES: u32 = 4096;
+mod replay;
+mod tail;
+
+pub(super) use replay::{remove_snapshots_above, replay_producers};
+use tail::TailSegment;
 
 /// Opens the log in `dir`, making it if it is absent. `point` is where its recovery may begin.
 pub(crate) fn open(
@@ -77,6 +76,7 @@ pub(crate) fn open(
         dir,
         config,
         active: None,
+        slot: None,
         must_roll: false,
         last_epoch,
         producers: replayed.producers,
@@ -142,15 +142,6 @@ struct Recovery<'a> {
     epochs_dirty: bool,
 }
 
-/// Where the batches of one segment end.
-struct SegmentEnd {
-    place: IndexEntry,
-    stop: Stop,
-    /// Bytes that are no zeroes follow.
-    soiled: bool,
-    index: Index,
-}
-
 impl<'a> Recovery<'a> {
     fn new(disk: &'a dyn Disk, files: &'a LogFiles, found: Found) -> Self {
         Self {
@@ -165,6 +156,9 @@ impl<'a> Recovery<'a> {
 
     fn run(mut self, point: Option<RecoveryPoint>) -> Result<Recovered, OpenError> {
         self.read_small_files()?;
+        if self.state.restarting {
+            self.finish_restart()?;
+        }
         self.drop_below_start()?;
         let durable = self
             .state
@@ -210,6 +204,22 @@ impl<'a> Recovery<'a> {
         Ok(bytes.unwrap_or_default())
     }
 
+    /// Finishes a new beginning that a crash cut short: nothing of before counts.
+    fn finish_restart(&mut self) -> Result<(), OpenError> {
+        for (base, _) in self.found.segments.drain(..).rev() {
+            retire(self.disk, self.files, base)?;
+        }
+        self.epochs = Epochs::default();
+        self.epochs_dirty = true;
+        self.state.restarting = false;
+        let finish = || {
+            remove_snapshots_above(self.disk, self.files, Offset::new(-1))?;
+            self.disk.sync_dir(self.files.dir())?;
+            replace_file(self.disk, &self.files.state(), &self.state.encode())
+        };
+        finish().map_err(OpenError::io(self.files.dir()))
+    }
+
     /// Finishes a removal that a crash cut short: segments that lie below the log start.
     fn drop_below_start(&mut self) -> Result<(), OpenError> {
         let keep = self
@@ -248,163 +258,52 @@ impl<'a> Recovery<'a> {
 
     /// Finds the log's end by scanning, and removes what lies behind it.
     fn scan(&mut self, durable: Offset) -> Result<Offset, OpenError> {
-        let count = self.found.segments.len();
+        self.epochs_dirty |= self.epochs.truncate_from_end(durable.plus(1));
         let mut at = self
             .found
             .segments
             .partition_point(|&(base, _)| base <= durable)
             - 1;
-        self.epochs_dirty |= self.epochs.truncate_from_end(durable.plus(1));
         loop {
-            let (base, _) = self.found.segments[at];
+            let (base, len) = self.found.segments[at];
             let next = self.found.segments.get(at + 1).map(|&(base, _)| base);
-            let end = self.scan_segment(at, durable, next)?;
-            let place = end.place;
-            let reached = next == Some(place.offset);
-            if !reached && place.offset < durable {
-                let reason = match end.stop {
-                    Stop::Damaged(reason) => reason,
-                    stop => format!("batches up to {durable} were durable, but {stop}"),
-                };
-                let position = u64::from(place.position);
+            let segment = TailSegment {
+                disk: self.disk,
+                files: self.files,
+                base,
+                len,
+                next,
+            };
+            let end = segment.scan(durable, &self.epochs)?;
+            let reached = next == Some(end.place.offset);
+            if !reached && end.place.offset < durable {
+                let position = u64::from(end.place.position);
+                let reason = end.why_not(durable);
                 return Err(OpenError::corrupt(
                     &self.files.segment(base),
                     position,
                     reason,
                 ));
             }
-            self.settle(at, &end, reached)?;
-            if !reached || at + 1 == count {
-                self.drop_after(at, place.offset)?;
-                self.epochs_dirty |= self.epochs.truncate_from_end(place.offset);
-                return Ok(place.offset);
+            for &(epoch, start) in &end.epochs {
+                self.epochs_dirty |= self.epochs.assign(epoch, start);
+            }
+            segment.settle(&end, durable)?;
+            if !reached {
+                self.found.segments[at].1 = u64::from(end.place.position);
+                self.drop_after(at, end.place.offset)?;
+                self.epochs_dirty |= self.epochs.truncate_from_end(end.place.offset);
+                return Ok(end.place.offset);
             }
             at += 1;
         }
     }
 
-    /// Scans one segment up to where the next begins; from the margin below `durable` if its index tells where.
-    fn scan_segment(
-        &mut self,
-        at: usize,
-        durable: Offset,
-        next: Option<Offset>,
-    ) -> Result<SegmentEnd, OpenError> {
-        let (base, _) = self.found.segments[at];
-        let path = self.files.index(base);
-        let (_, mut index) =
-            IndexFile::load(self.disk, &path, base).map_err(OpenError::io(&path))?;
-        index.truncate(durable, u64::MAX);
-        let known = index.last().map_or(0, |last| last.position);
-        index.truncate(durable, u64::from(known.saturating_sub(MARGIN_BYTES)));
-        if index.last().is_some_and(|last| last.position > 0) {
-            let end = self.scan_from(at, index, next)?;
-            if end.place.offset >= durable || next == Some(end.place.offset) {
-                return Ok(end);
-            }
-            // The batches are wrong, or the index is: the whole segment tells.
-        }
-        self.scan_from(at, Index::new(base), next)
-    }
-
-    /// Scans from the last entry of `index` on.
-    fn scan_from(
-        &mut self,
-        at: usize,
-        mut index: Index,
-        next: Option<Offset>,
-    ) -> Result<SegmentEnd, OpenError> {
-        let (base, len) = self.found.segments[at];
-        let path = self.files.segment(base);
-        let file = self
-            .disk
-            .open(&path, OpenMode::Read)
-            .map_err(OpenError::io(&path))?;
-        let start = index.last().copied().unwrap_or(IndexEntry::beginning(base));
-        let mut epoch = match self.epochs.of(start.offset.plus(-1)) {
-            LeaderEpoch::NONE => LeaderEpoch::NONE,
-            known => known,
-        };
-        let mut scanner = Scanner::new(file.as_ref(), start, len, true);
-        let stop = loop {
-            let place = scanner.place();
-            if next == Some(place.offset) {
-                break Stop::End;
-            }
-            let header = match scanner.peek().map_err(OpenError::io(&path))? {
-                Ok(header) => header,
-                Err(stop) => break stop,
-            };
-            if header.base_offset < place.offset {
-                break Stop::Damaged(format!(
-                    "batch at offset {} where {} was expected",
-                    header.base_offset, place.offset
-                ));
-            }
-            if header.leader_epoch < epoch {
-                break Stop::Damaged(format!(
-                    "batch of epoch {} after one of epoch {epoch}",
-                    header.leader_epoch
-                ));
-            }
-            if next.is_some_and(|next| header.next_offset() > next) {
-                break Stop::End;
-            }
-            epoch = header.leader_epoch;
-            self.epochs_dirty |= self.epochs.assign(epoch, header.base_offset);
-            let append_time = place.append_time.max(header.max_timestamp);
-            let entry = IndexEntry {
-                offset: header.base_offset,
-                append_time,
-                ..place
-            };
-            index.push_sparse(entry, INTERVAL_BYTES);
-            scanner.pass(&header);
-        };
-        let place = scanner.place();
-        let soiled = next != Some(place.offset)
-            && stop != Stop::End
-            && !scanner.rest_is_zero().map_err(OpenError::io(&path))?;
-        Ok(SegmentEnd {
-            place,
-            stop,
-            soiled,
-            index,
-        })
-    }
-
-    /// Makes what was found of a scanned segment durable, without what lies behind its end, and its index.
-    fn settle(&mut self, at: usize, end: &SegmentEnd, reached: bool) -> Result<(), OpenError> {
-        let (base, len) = self.found.segments[at];
-        let path = self.files.segment(base);
-        let valid = u64::from(end.place.position);
-        let file = self
-            .disk
-            .open(&path, OpenMode::Write)
-            .map_err(OpenError::io(&path))?;
-        let mut settled = || -> io::Result<()> {
-            if !reached && (end.soiled || len > valid) {
-                file.set_len(valid)?;
-                self.found.segments[at].1 = valid;
-            }
-            file.sync()
-        };
-        settled().map_err(OpenError::io(&path))?;
-        let index_path = self.files.index(base);
-        let mut index = Index::new(base);
-        for entry in end.index.entries().iter().chain([&end.place]) {
-            index.push(*entry);
-        }
-        let write = || {
-            remove_if_there(self.disk, &index_path)?;
-            self.disk.sync_dir(self.files.dir())?;
-            IndexFile::absent().persist(self.disk, &index_path, base, index.entries())
-        };
-        write().map_err(OpenError::io(&index_path))
-    }
-
     /// Removes the segments after the one at `at`, top down, and snapshots above the log's end.
     fn drop_after(&mut self, at: usize, end: Offset) -> Result<(), OpenError> {
+        let dir = self.files.dir();
+        let mut removed =
+            remove_snapshots_above(self.disk, self.files, end).map_err(OpenError::io(dir))?;
         while self.found.segments.len() > at + 1 {
             let (base, len) = self.found.segments.pop().expect("there is one more");
             if len > 0 {
@@ -412,10 +311,12 @@ impl<'a> Recovery<'a> {
                 tracing::warn!(file = %file.display(), len, "removed: what lies before it is lost");
             }
             retire(self.disk, self.files, base)?;
+            removed = true;
         }
-        let dir = self.files.dir();
-        remove_snapshots_above(self.disk, self.files, end).map_err(OpenError::io(dir))?;
-        self.disk.sync_dir(dir).map_err(OpenError::io(dir))
+        if removed {
+            self.disk.sync_dir(dir).map_err(OpenError::io(dir))?;
+        }
+        Ok(())
     }
 }
 
@@ -423,71 +324,4 @@ fn retire(disk: &dyn Disk, files: &LogFiles, base: Offset) -> Result<(), OpenErr
     let path = files.segment(base);
     let unlink = files.retire(disk, base).map_err(OpenError::io(&path))?;
     remove_if_there(disk, &unlink).map_err(OpenError::io(&unlink))
-}
-
-/// Offsets of the snapshots in a directory, ascending.
-fn snapshots(disk: &dyn Disk, files: &LogFiles) -> io::Result<Vec<Offset>> {
-    let names = disk.list(files.dir())?.into_iter();
-    let offsets = names.filter_map(|entry| match FileName::parse(&entry.name) {
-        FileName::Producers(offset) => Some(offset),
-        _ => None,
-    });
-    Ok(offsets.collect())
-}
-
-/// Removes producer snapshots that speak of offsets beyond `end`. Not durable before the directory is synced.
-pub(super) fn remove_snapshots_above(
-    disk: &dyn Disk,
-    files: &LogFiles,
-    end: Offset,
-) -> io::Result<()> {
-    for offset in snapshots(disk, files)?
-        .into_iter()
-        .filter(|&offset| offset > end)
-    {
-        remove_if_there(disk, &files.producers(offset))?;
-    }
-    Ok(())
-}
-
-/// The producers of a log, and where the snapshot was taken that they were found with.
-pub(super) struct Replayed {
-    pub(super) producers: Producers,
-    pub(super) snapshot_at: Offset,
-}
-
-/// Finds the state of the producers at the log's end: from the newest snapshot that can be read, and the headers of the
-/// batches after it.
-pub(super) fn replay_producers(shared: &LogShared) -> Result<Replayed, ReadError> {
-    let disk = shared.context.disk.as_ref();
-    let files = &shared.files;
-    let (log_start, log_end) = (shared.offsets.log_start(), shared.offsets.log_end());
-    let listed = snapshots(disk, files).map_err(ReadError::io(files.dir()))?;
-    let mut producers = Producers::default();
-    let mut snapshot_at = Offset::ZERO;
-    for &offset in listed.iter().rev().filter(|&&offset| offset <= log_end) {
-        let path = files.producers(offset);
-        let bytes = checked_file::read_whole(disk, &path).map_err(ReadError::io(&path))?;
-        if let Ok((at, found)) = producers::decode(&bytes.unwrap_or_default())
-            && at == offset
-        {
-            producers = found;
-            snapshot_at = offset;
-            break;
-        }
-    }
-    let segments = shared.segments.load_full();
-    let from = snapshot_at.max(log_start);
-    for at in segments.find(from).unwrap_or(0)..segments.0.len() {
-        let end = segments.end_of(at, log_end);
-        if from < end {
-            segments.0[at].replay(disk, from, end, |header| {
-                producers.note(header, Timestamp::NONE);
-            })?;
-        }
-    }
-    Ok(Replayed {
-        producers,
-        snapshot_at,
-    })
 }

@@ -16,6 +16,8 @@ use crate::log_dir::Job;
 
 /// A log to which nothing was appended for this long lets go of its file and map.
 const IDLE: Duration = Duration::from_secs(600);
+/// As [`IDLE`], when too many logs are open.
+const IDLE_CROWDED: Duration = Duration::from_secs(1);
 
 impl Log {
     /// Removes closed segments of which every record is past its time, or that the log does not need to keep its
@@ -193,7 +195,12 @@ impl Log {
 
     /// Lets go of file and map if nothing was appended for some time and everything is durable.
     pub(super) fn park_if_idle(&mut self, now: Timestamp) -> Result<(), ChangeError> {
-        let idle = passed(self.last_append, IDLE, now);
+        let crowded = self.shared.context.budget.is_crowded();
+        let idle = passed(
+            self.last_append,
+            if crowded { IDLE_CROWDED } else { IDLE },
+            now,
+        );
         if self.active.is_some() && idle && self.durable_end_offset() == self.log_end_offset() {
             self.park()?;
         }
@@ -213,6 +220,7 @@ impl Log {
             .and_then(|()| active.persist_index(context.disk.as_ref(), &self.shared.files));
         drop(active);
         self.shared.flush.release();
+        self.slot = None;
         segment.close();
         closed.map_err(ChangeError::io(&path))
     }

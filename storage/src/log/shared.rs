@@ -162,8 +162,30 @@ impl LogShared {
         Ok(())
     }
 
-    /// Opens the segment at `at` of `segments` for reading.
-    pub(crate) fn open_segment(
+    /// Reads from the segment at `at` of `segments`, which is opened if need be. If its index led astray, another is
+    /// made and it is read once more.
+    pub(crate) fn with_segment<T>(
+        &self,
+        segments: &Segments,
+        at: usize,
+        log_end: Offset,
+        read: impl Fn(&OpenSegment) -> Result<T, ReadError>,
+    ) -> Result<T, ReadError> {
+        let outcome = read(self.open_segment(segments, at, log_end)?.as_ref());
+        // The last one's index comes from the appends themselves.
+        if at + 1 == segments.0.len() || !matches!(outcome, Err(ReadError::Corrupt { .. })) {
+            return outcome;
+        }
+        let segment = &segments.0[at];
+        let path = segment.path();
+        tracing::warn!(segment = %path.display(), "the index is wrong and made anew");
+        segment
+            .distrust_index(self.context.disk.as_ref())
+            .map_err(ReadError::io(&path))?;
+        read(self.open_segment(segments, at, log_end)?.as_ref())
+    }
+
+    fn open_segment(
         &self,
         segments: &Segments,
         at: usize,

@@ -1,6 +1,5 @@
 //! The log as its users have it: what is appended is read back, whatever happens in between.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;

@@ -38,11 +38,10 @@ impl Log {
         let at = segments
             .find(offset)
             .expect("the offset lies above the log start");
-        let cut = self
+        let place = self
             .shared
-            .open_segment(&segments, at, log_end)?
-            .place_at(offset)?
-            .offset;
+            .with_segment(&segments, at, log_end, |open| open.place_at(offset));
+        let cut = place?.offset;
         let kept = if segments.0[at].base() == cut {
             at
         } else {
@@ -61,10 +60,20 @@ impl Log {
     /// As [`Log::truncate_to`].
     pub fn restart_at(&mut self, offset: Offset) -> Result<(), ChangeError> {
         self.check_open()?;
-        let state = self.capped_state(offset.min(self.log_start_offset()), offset);
+        let cut = offset.min(self.log_start_offset());
+        let state = LogState {
+            restarting: true,
+            ..self.capped_state(cut, offset)
+        };
         let segments = self.shared.segments.load_full();
         self.shared.offsets.restart(offset);
-        self.cut(&segments, 0, offset, state)
+        self.cut(&segments, 0, offset, state)?;
+        let path = self.shared.files.state();
+        let state = LogState {
+            restarting: false,
+            ..state
+        };
+        self.write_state(state).map_err(ChangeError::io(&path))
     }
 
     /// The log's state after a cut, which recovery points from before must not pass.
@@ -76,6 +85,7 @@ impl Log {
             log_start,
             truncations: state.truncations + 1,
             last_cut,
+            restarting: false,
         }
     }
 
@@ -120,6 +130,7 @@ impl Log {
         let files = &self.shared.files;
         if let Some(mut active) = self.active.take() {
             active.seal()?;
+            context.budget.opened(active.segment());
         }
         self.must_roll = false;
         recovery::remove_snapshots_above(disk, files, cut)?;

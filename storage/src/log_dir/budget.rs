@@ -1,6 +1,6 @@
-//! How many closed segments may be mapped at once, and which are let go.
+//! How many closed segments may be mapped at once, and which are let go; how many logs may be open.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
@@ -35,17 +35,42 @@ pub(crate) fn default_max_open_logs() -> usize {
 #[derive(Debug)]
 pub(crate) struct MapBudget {
     max_mapped: usize,
+    max_open_logs: usize,
+    open_logs: Arc<AtomicUsize>,
     clock: AtomicU64,
     mapped: Mutex<Vec<Weak<Segment>>>,
 }
 
+/// Counts a log with open files, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct OpenSlot(Arc<AtomicUsize>);
+
+impl Drop for OpenSlot {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 impl MapBudget {
-    pub(crate) fn new(max_mapped: usize) -> Self {
+    pub(crate) fn new(max_mapped: usize, max_open_logs: usize) -> Self {
         Self {
             max_mapped,
+            max_open_logs,
+            open_logs: Arc::default(),
             clock: AtomicU64::new(0),
             mapped: Mutex::default(),
         }
+    }
+
+    /// Counts a log whose newest segment is being opened for appends.
+    pub(crate) fn open_slot(&self) -> OpenSlot {
+        self.open_logs.fetch_add(1, Ordering::Relaxed);
+        OpenSlot(Arc::clone(&self.open_logs))
+    }
+
+    /// Whether idle logs should let go of their files soon.
+    pub(crate) fn is_crowded(&self) -> bool {
+        self.open_logs.load(Ordering::Relaxed) > self.max_open_logs
     }
 
     /// The time of a use of a segment.

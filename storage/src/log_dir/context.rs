@@ -75,8 +75,15 @@ impl Registry {
         self.logs.lock().insert(log.key(), Arc::downgrade(log));
     }
 
-    pub(crate) fn remove(&self, key: LogKey) {
-        self.logs.lock().remove(&key);
+    /// Forgets this log, not another that was opened under its name since.
+    pub(crate) fn remove(&self, log: &LogShared) {
+        let mut logs = self.logs.lock();
+        if logs
+            .get(&log.key())
+            .is_some_and(|known| std::ptr::eq(known.as_ptr(), log))
+        {
+            logs.remove(&log.key());
+        }
     }
 }
 

@@ -5,6 +5,7 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 
@@ -20,7 +21,9 @@ pub(crate) struct Reserve {
     path: PathBuf,
     bytes: u64,
     /// The file is there, with blocks.
-    held: Mutex<bool>,
+    held: AtomicBool,
+    /// Held while the file comes or goes.
+    changing: Mutex<()>,
 }
 
 impl Reserve {
@@ -31,43 +34,44 @@ impl Reserve {
         let reserve = Self {
             path,
             bytes,
-            held: Mutex::new(false),
+            held: AtomicBool::new(bytes == 0),
+            changing: Mutex::new(()),
         };
         if bytes > 0 {
-            *reserve.held.lock() = reserve.try_hold(disk)?;
+            let held = reserve.try_hold(disk)?;
+            reserve.held.store(held, Ordering::Release);
         }
         Ok(reserve)
     }
 
     /// Gives the space up. Gives whether there was any.
     pub(crate) fn release(&self, disk: &dyn Disk) -> bool {
-        let mut held = self.held.lock();
-        if !*held {
+        let _changing = self.changing.lock();
+        if self.bytes == 0 || !self.held.load(Ordering::Acquire) {
             return false;
         }
         if let Err(error) = remove_if_there(disk, &self.path) {
             tracing::warn!(%error, "the reserve file cannot be removed");
             return false;
         }
-        *held = false;
+        self.held.store(false, Ordering::Release);
         tracing::warn!(path = %self.path.display(), "disk is full: the reserve was given up");
         true
     }
 
     /// Whether appends may go on: the reserve is held, or could be taken again just now.
     pub(crate) fn allows_appends(&self, disk: &dyn Disk) -> bool {
-        if self.bytes == 0 {
-            return true;
-        }
-        let mut held = self.held.lock();
-        if *held {
-            return true;
-        }
-        *held = self.has_room(disk) && self.try_hold(disk).unwrap_or(false);
-        if *held {
+        self.held.load(Ordering::Acquire) || self.take_again(disk)
+    }
+
+    fn take_again(&self, disk: &dyn Disk) -> bool {
+        let _changing = self.changing.lock();
+        let held = self.has_room(disk) && self.try_hold(disk).unwrap_or(false);
+        if held {
+            self.held.store(true, Ordering::Release);
             tracing::info!(path = %self.path.display(), "disk has room again: the reserve was taken");
         }
-        *held
+        held
     }
 
     /// Room for the reserve and as much again, so that it is not given up at once.

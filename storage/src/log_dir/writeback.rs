@@ -14,7 +14,7 @@ use parking_lot::{Condvar, Mutex};
 use super::context::DirContext;
 use crate::checkpoint::{self, LogKey, RecoveryPoint, RecoveryPoints};
 use crate::disk::replace_file;
-use crate::flush::{FlushOutcome, flush_log};
+use crate::flush::flush_log;
 use crate::log::LogShared;
 
 /// Recovery points are written at the latest when this part of the allowed bytes was flushed since.
@@ -136,8 +136,8 @@ impl Writeback {
             if self.unflushed.load(Ordering::Relaxed) <= target || context.health.is_offline() {
                 return;
             }
-            if let Ok(end) = flush_log(context, &log) {
-                log.flush.tell(FlushOutcome::Durable(end));
+            if flush_log(context, &log).is_ok() {
+                context.group_commit.request(&log);
             }
         }
     }
@@ -153,7 +153,11 @@ impl Writeback {
                 .get(&log.key())
                 .is_none_or(|known| known.offset != point.offset)
             {
-                log.prepare_checkpoint()?;
+                match log.prepare_checkpoint() {
+                    // Its files may be gone; its point stays as it is.
+                    Err(_) if log.closed.load(Ordering::Acquire) => continue,
+                    outcome => outcome?,
+                }
             }
             points.insert(log.key(), point);
         }

@@ -8,11 +8,13 @@ use logweir_proto::record::{BatchHeader, HEADER_LEN};
 use logweir_proto::{Offset, Timestamp};
 use parking_lot::{Mutex, RwLock};
 
+use super::prefault::Prefault;
 use super::{OpenSegment, Reservation, Segment};
 use crate::disk::{Disk, DiskFile, OpenMode};
 use crate::error::ReadError;
 use crate::index::IndexEntry;
 use crate::log::LogFiles;
+use crate::log_dir::Job;
 use crate::mmap::{SegmentMap, SegmentWriter};
 
 /// From this size on a `pwrite` costs less than page faults.
@@ -47,7 +49,10 @@ pub(crate) struct ActiveSegment {
     reservation: Option<Arc<Reservation>>,
     /// Where the next batch goes, and what lies before it.
     place: IndexEntry,
+    /// The newest entry of the index, known without its lock.
+    last_entry: Option<IndexEntry>,
     first_append: Timestamp,
+    prefault: Prefault,
     /// A failed append may have left bytes up to here.
     soiled: u64,
     /// A header and body put together for a single write.
@@ -78,6 +83,7 @@ impl ActiveSegment {
             .copied()
             .unwrap_or(IndexEntry::beginning(segment.base));
         index_file.keep(index.reopen());
+        let last_entry = index.last().copied();
         let first_append = index
             .entries()
             .first()
@@ -92,6 +98,7 @@ impl ActiveSegment {
         let open = Arc::new(OpenSegment {
             path,
             map,
+            cold_end: valid,
             index: RwLock::new(index),
             index_file: Mutex::new(index_file),
         });
@@ -106,7 +113,9 @@ impl ActiveSegment {
             file,
             reservation,
             place,
+            last_entry,
             first_append,
+            prefault: Prefault::new(valid),
             soiled: valid,
             scratch: Vec::new(),
         })
@@ -122,10 +131,6 @@ impl ActiveSegment {
 
     pub(crate) fn file(&self) -> &Arc<dyn DiskFile> {
         &self.file
-    }
-
-    pub(crate) fn reservation(&self) -> Option<&Arc<Reservation>> {
-        self.reservation.as_ref()
     }
 
     /// Where the next batch goes, and what lies before it.
@@ -186,7 +191,10 @@ impl ActiveSegment {
             append_time: now,
             ..self.place
         };
-        self.open.index.write().push_sparse(entry, interval_bytes);
+        if entry.is_due_after(self.last_entry.as_ref(), interval_bytes) {
+            self.open.index.write().push(entry);
+            self.last_entry = Some(entry);
+        }
         if let Err(error) = self.writer.publish(end) {
             self.soiled = self.soiled.max(end);
             return Err(WriteError::Failed(error.into()));
@@ -216,12 +224,18 @@ impl ActiveSegment {
         Ok(())
     }
 
-    /// Whether the keeper should reserve more; true once for each step.
-    pub(crate) fn wants_blocks(&self) -> bool {
-        self.reservation.as_ref().is_some_and(|reservation| {
-            reservation.is_low(self.writer.published())
-                && !reservation.asked.swap(true, Ordering::AcqRel)
-        })
+    /// What the keeper should do so that the appends to come need not wait: the next blocks, once when half
+    /// of the last step is used, and pages ahead of a busy writer.
+    pub(crate) fn wishes(&mut self) -> impl Iterator<Item = Job> + use<> {
+        let used = self.writer.published();
+        let blocks = self
+            .reservation
+            .as_ref()
+            .filter(|blocks| blocks.is_low(used) && !blocks.asked.swap(true, Ordering::AcqRel))
+            .map(|blocks| Job::Reserve(Arc::clone(blocks)));
+        let pages = self.prefault.next(used, self.writer.allocated());
+        let pages = pages.map(|(from, to)| Job::Prefault(Arc::clone(self.writer.map()), from, to));
+        blocks.into_iter().chain(pages)
     }
 
     /// Zeroes what a failed append left behind the batch that ends at `end`: it could be taken for batches.
@@ -247,6 +261,8 @@ impl ActiveSegment {
             return Ok(self.writer.write_vectored(position, &parts)?);
         }
         if !large {
+            self.prefault
+                .skip_to(position + (head.len() + body.len()) as u64);
             self.scratch.clear();
             self.scratch.extend_from_slice(head);
             self.scratch.extend_from_slice(body);
@@ -256,6 +272,8 @@ impl ActiveSegment {
         if written {
             return self.file.write_at(head, position);
         }
+        self.prefault
+            .skip_to(position + (head.len() + body.len()) as u64);
         Ok(self.writer.write(position, head)?)
     }
 
