@@ -160,6 +160,9 @@ impl RecordBatch {
     /// The records, in order. A compressed body is unpacked first, in one go, into at most `max_decompressed_bytes`;
     /// an uncompressed one is not copied, and the limit does not apply to it.
     ///
+    /// The limit bounds the bytes, not what a caller makes of them: a record of nothing but empty headers takes two
+    /// bytes each here and 64 as [`super::RecordHeader`]s, so records of strangers are best not collected.
+    ///
     /// The CRC is not checked, and the batch needs not have passed [`RecordBatch::validate`]: the iterator
     /// yields an error where a record is malformed, and after it nothing.
     ///
