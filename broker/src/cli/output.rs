@@ -37,6 +37,9 @@ impl Rows {
         table.load_style(comfy_table::presets::NOTHING);
         table.set_content_arrangement(ContentArrangement::Disabled);
         table.set_header(headings.to_vec());
+        for column in table.column_iter_mut() {
+            column.set_padding((0, 2));
+        }
         Self {
             table,
             headings: headings.len(),

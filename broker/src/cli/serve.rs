@@ -44,6 +44,10 @@ impl ServeCommand {
     pub(super) async fn run(self) -> anyhow::Result<Exit> {
         let config = self.broker.load()?.config;
         refuse_deaf(&config)?;
+        let data = match &config.data_dir {
+            Some(dir) => dir.display().to_string(),
+            None => "in memory".to_owned(),
+        };
         start_logging(&config)?;
         let mut signals = Signals::new()?;
 
@@ -62,6 +66,12 @@ impl ServeCommand {
             grpc: broker.grpc_addr(),
             http: broker.http_addr(),
         };
+        tracing::info!(
+            %data,
+            grpc = %or_off(addresses.grpc),
+            http = %or_off(addresses.http),
+            "ready"
+        );
         let mut outcome = self.tell_ready(&addresses);
         if outcome.is_ok() && stop.is_none() {
             tokio::select! {
@@ -116,6 +126,10 @@ impl Addresses {
         json!({"pid": pid, "kafka": text(self.kafka), "grpc": text(self.grpc), "http": text(self.http)})
             .to_string()
     }
+}
+
+fn or_off(address: Option<SocketAddr>) -> String {
+    address.map_or_else(|| "off".to_owned(), |address| address.to_string())
 }
 
 /// Whoever finds the file finds all of it.

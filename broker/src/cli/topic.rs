@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::connection::ServerArgs;
 use super::exit::{Exit, usage};
 use super::output::{OutputArgs, OutputFormat, Rows, human_bytes, print_json, print_line};
-use crate::config::topic_setting;
+use crate::config::{nearest, topic_setting};
 
 const CREATE_EXAMPLES: &str = "\
 Examples:
@@ -344,6 +344,23 @@ impl Alter {
             )));
         }
         let admin = self.server.connect().await?.admin();
+        if !changes.unset.is_empty() {
+            // The broker takes it for granted that what is not set can be unset; a typing error must not pass for done.
+            let entries = admin.describe_config(&self.name).await?;
+            let known = || entries.iter().map(|entry| entry.key.as_str());
+            if let Some(key) = changes
+                .unset
+                .iter()
+                .find(|key| known().all(|name| name != *key))
+            {
+                let hint = nearest(key, known())
+                    .map(|name| format!("; did you mean {name}?"))
+                    .unwrap_or_default();
+                return Err(usage(format!(
+                    "--unset {key}: is not a topic setting{hint}"
+                )));
+            }
+        }
         admin.alter_config(&self.name, changes).await?;
         eprintln!("altered {}", self.name);
         Ok(Exit::Done)
