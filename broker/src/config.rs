@@ -135,7 +135,7 @@ pub struct Limits {
     pub max_inflight_bytes_per_connection: usize,
     /// Bytes of requests that all connections may have in the broker at a time.
     pub max_inflight_bytes: usize,
-    /// A connection on which nothing happened for so long is closed.
+    /// A connection whose peer gave no sign of life for so long, not even an answer to a ping, is closed.
     pub connections_max_idle_ms: u64,
     /// Topics of the cluster.
     pub max_topics: usize,

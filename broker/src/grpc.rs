@@ -40,6 +40,8 @@ const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
 const MAX_FRAME_BYTES: u32 = 1 << 20;
 /// Streams of one connection at a time.
 const MAX_STREAMS: u32 = 1_024;
+/// How long a peer may take to answer a ping.
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
 /// Bytes of a request's headers.
 const MAX_HEADER_BYTES: u32 = 16 << 10;
 
@@ -130,7 +132,11 @@ pub(crate) async fn serve(
         .max_frame_size(MAX_FRAME_BYTES)
         .max_concurrent_streams(MAX_STREAMS)
         .http2_max_header_list_size(MAX_HEADER_BYTES)
-        .http2_keepalive_timeout(Some(Duration::from_secs(20)))
+        // A peer that lives answers, and so keeps its connection; one that is gone does not.
+        .http2_keepalive_interval(Some(Duration::from_millis(
+            limits.connections_max_idle_ms / 3,
+        )))
+        .http2_keepalive_timeout(Some(PING_TIMEOUT))
         .layer(BudgetLayer::new(budget))
         .add_routes(routes)
         .serve_with_incoming_shutdown(connections, stop.cancelled_owned())

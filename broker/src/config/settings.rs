@@ -691,7 +691,7 @@ static LIMITS: &[Setting] = &[
         kafka: Some("connections.max.idle.ms"),
         kind: Kind::Milliseconds,
         range: (1_000, i64::MAX),
-        doc: "A connection on which nothing happened for so long is closed.",
+        doc: "A connection whose peer gave no sign of life for so long, not even an answer to a ping, is closed.",
         access: Access::Broker {
             get: |c| c.limits.connections_max_idle_ms.to_string(),
             set: |c, v| put(&mut c.limits.connections_max_idle_ms, v),
