@@ -1,7 +1,7 @@
 //! The one seam to the outside: files and directories, real ([`OsDisk`]) or simulated
 //! ([`SimDisk`]).
 //!
-//! The hot path never calls through it: appends and reads go to a [`SegmentMap`](crate::mmap),
+//! The hot path never calls through it: appends and reads go to a `SegmentMap` in `mmap.rs`,
 //! which is pointer and length. Everything durable passes through here, so that a power cut, a full
 //! disk or a failing device can be tried out.
 

@@ -655,3 +655,62 @@ fn the_same_seed_makes_the_same_power_cut() {
         assert!(run(seed) == run(seed), "seed {seed}");
     }
 }
+
+/// A disk is used by the threads of a process that does not know it is about to die.
+#[test]
+fn power_cuts_while_threads_are_at_work_leave_a_disk_that_works() {
+    let work = |disk: &SimDisk, name: &str| -> io::Result<()> {
+        let file = disk.open(path(name), OpenMode::CreateOrOpen)?;
+        file.allocate(1 << 16)?;
+        let (mut writer, map) = SegmentMap::new(file.map(1 << 16)?, 0, 1 << 16)?;
+        for nth in 0..16 {
+            writer.write(nth * 4096, &[7; 4096])?;
+            writer.publish((nth + 1) * 4096)?;
+            file.sync()?;
+            let bytes = map.slice(0, (nth + 1) * 4096).expect("published");
+            assert!(bytes.iter().all(|&byte| byte == 7));
+        }
+        disk.sync_dir(path("/"))?;
+        disk.rename(path(name), &path(name).with_extension("old"))?;
+        disk.remove_file(&path(name).with_extension("old"))
+    };
+    let disk = SimDisk::default();
+    let finished = AtomicU64::new(0);
+    for seed in seeds() {
+        std::thread::scope(|scope| {
+            for name in ["/a", "/b", "/c"] {
+                let (disk, finished) = (disk.clone(), &finished);
+                scope.spawn(move || {
+                    while work(&disk, name).is_ok() {
+                        finished.fetch_add(1, Ordering::Relaxed);
+                    }
+                });
+            }
+            let cut = if seed % 2 == 0 {
+                PowerCut::LoseUnsynced
+            } else {
+                PowerCut::KeepAll
+            };
+            // Somewhere in the middle of the threads' work; they end because their disk is gone.
+            let until = disk.operations() + 50 + seed % 37;
+            while disk.operations() < until {
+                std::thread::yield_now();
+            }
+            disk.power_cut(seed, cut);
+        });
+        for entry in disk.list(path("/")).unwrap() {
+            let bytes = content(&disk, &format!("/{}", entry.name)).unwrap();
+            assert!(
+                bytes.iter().all(|&byte| byte == 7 || byte == 0),
+                "seed {seed}"
+            );
+            disk.remove_file(&path("/").join(entry.name)).unwrap();
+        }
+        assert_eq!(
+            disk.used_bytes(),
+            0,
+            "seed {seed}: what the dead hold does not count"
+        );
+    }
+    println!("{} rounds were finished", finished.load(Ordering::Relaxed));
+}
