@@ -44,7 +44,7 @@ pub use admin::{
     Admin, ClusterDescription, ConfigChanges, ConfigEntry, ConfigSource, ListedOffset, NewTopic,
     Node, OffsetSpec, PartitionDescription, PartitionOffsets, TopicDescription, TopicSummary,
 };
-pub use client::{CLIENT_ID_KEY, Client, ClientBuilder, SOFTWARE_NAME_KEY, SOFTWARE_VERSION_KEY};
+pub use client::{CLIENT_ID_KEY, Client, ClientBuilder};
 pub use clock::WallClock;
 pub use config::{Acks, ClientConfig, Isolation, OutOfRange, ProducerConfig, ReaderConfig};
 pub use error::{Error, ErrorKind, Result};

@@ -42,6 +42,8 @@ pub(crate) struct SealedBatch {
     pub(crate) attempts: u32,
     /// How often the broker said that it does not know the topic or partition.
     pub(crate) unknown_topic: u32,
+    /// How often the broker found it damaged.
+    pub(crate) corrupt: u32,
     /// What the broker said last.
     pub(crate) last_error: Option<Error>,
     /// Whether an attempt ended without word on whether the batch was stored. Such a batch is only ever
@@ -71,6 +73,7 @@ impl SealedBatch {
                 completion: Some(completion),
                 attempts: 0,
                 unknown_topic: 0,
+                corrupt: 0,
                 last_error: None,
                 may_be_stored: false,
                 reserved,
@@ -143,6 +146,7 @@ impl SealedBatch {
             deadline: self.deadline,
             attempts: 0,
             unknown_topic: 0,
+            corrupt: 0,
             last_error: None,
             may_be_stored: false,
             reserved,

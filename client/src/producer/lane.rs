@@ -12,6 +12,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use logweir_proto::{ErrorCode, ProducerEpoch, ProducerId, Sequence};
 use tokio::time::Instant;
@@ -20,6 +21,24 @@ use super::accumulator::PartitionQueue;
 use super::batch::{SealedBatch, Stamp};
 use crate::backoff::Backoff;
 use crate::error::{Error, ErrorKind};
+
+/// For how long after storing a batch a broker certainly remembers the producer. Its own limit is a day by
+/// default; a lane that was idle for longer than this just begins with one batch again.
+const KNOWN_FOR: Duration = Duration::from_secs(60);
+
+/// A numbered batch that was given up.
+#[derive(Clone, Copy, Debug)]
+struct Gap {
+    sequence: Sequence,
+    may_be_stored: bool,
+}
+
+/// Whether one sequence comes before another, less than half of the circle of sequences away.
+fn is_before(one: Sequence, other: Sequence) -> bool {
+    let circle = i64::from(i32::MAX) + 1;
+    let distance = (i64::from(other.get()) - i64::from(one.get())).rem_euclid(circle);
+    distance > 0 && distance < circle / 2
+}
 
 /// A producer id and epoch.
 pub(crate) type Identity = (ProducerId, ProducerEpoch);
@@ -37,14 +56,14 @@ pub(crate) struct Lane {
     pub(crate) in_flight: usize,
     /// How many of the retries, at the front, came back since the lane was blocked; the rest was not sent again yet.
     returned: usize,
-    /// Whether the broker has stored a batch under the present identity.
-    established: bool,
+    /// Until when the broker certainly knows the present identity, because it stored a batch of it.
+    established_until: Option<Instant>,
     /// Whether the identity's epochs are used up.
     exhausted: bool,
     /// Nothing is sent while set: the batches that are out must come back first, or a pause must pass.
     blocked: bool,
-    /// A numbered batch was given up, and the broker has not shown that it stored it.
-    gap: bool,
+    /// Numbered batches that were given up, and that the broker has not shown to have stored.
+    gaps: Vec<Gap>,
     /// The broker refuses the present numbers; begin anew when all batches are back.
     renumber: bool,
     /// Some batch failed in a way that passes with time, so wait before sending again.
@@ -77,10 +96,10 @@ impl Lane {
             retries: VecDeque::new(),
             in_flight: 0,
             returned: 0,
-            established: false,
+            established_until: None,
             exhausted: false,
             blocked: false,
-            gap: false,
+            gaps: Vec::new(),
             renumber: false,
             pause: false,
             paused_until: None,
@@ -113,15 +132,17 @@ impl Lane {
     }
 
     /// Whether a batch may be sent now.
-    pub(crate) const fn may_send(&self, idempotent: bool) -> bool {
-        !self.blocked && (self.established || self.in_flight == 0 || !idempotent)
+    pub(crate) fn may_send(&self, idempotent: bool, now: Instant) -> bool {
+        let known = self.established_until.is_some_and(|until| now < until);
+        !self.blocked && (known || self.in_flight == 0 || !idempotent)
     }
 
     /// A batch was stored.
-    pub(crate) fn stored(&mut self) {
-        self.established = true;
+    pub(crate) fn stored(&mut self, batch: &SealedBatch, now: Instant) {
+        self.established_until = Some(now + KNOWN_FOR);
         // The broker takes numbers without gaps only: what came before is stored too.
-        self.gap = false;
+        self.gaps
+            .retain(|gap| is_before(batch.stamp.sequence, gap.sequence));
         self.backoff.reset();
     }
 
@@ -143,7 +164,11 @@ impl Lane {
     /// A numbered batch was given up.
     pub(crate) fn lost(&mut self, batch: &SealedBatch) {
         if batch.stamp != Stamp::NONE {
-            self.gap = true;
+            let (sequence, may_be_stored) = (batch.stamp.sequence, batch.may_be_stored);
+            self.gaps.push(Gap {
+                sequence,
+                may_be_stored,
+            });
         }
     }
 
@@ -160,7 +185,11 @@ impl Lane {
         }
         self.renumber = true;
         self.blocked = true;
-        let explained = self.gap || code == ErrorCode::UnknownProducerId;
+        let gap = self
+            .gaps
+            .iter()
+            .any(|gap| is_before(gap.sequence, batch.stamp.sequence));
+        let explained = gap || code == ErrorCode::UnknownProducerId;
         if explained && !batch.may_be_stored {
             self.retry(batch, false);
             return None;
@@ -183,9 +212,10 @@ impl Lane {
         if self.in_flight > 0 || self.paused_until.is_some() {
             return (Settled::NotYet, Vec::new());
         }
+        self.close_questions();
         let nothing_open = self.retries.iter().all(|batch| !batch.may_be_stored);
         let mut failed = Vec::new();
-        if self.renumber || (self.gap && nothing_open) {
+        if self.renumber || (!self.gaps.is_empty() && nothing_open) {
             failed = self.begin_anew();
             *bumps += 1;
         }
@@ -201,11 +231,23 @@ impl Lane {
         (Settled::Go, failed)
     }
 
+    /// What is numbered above a batch that is certainly not stored is not stored either, whatever became of
+    /// its requests: the broker takes numbers without gaps only.
+    fn close_questions(&mut self) {
+        for gap in self.gaps.iter().filter(|gap| !gap.may_be_stored) {
+            for batch in &mut self.retries {
+                if is_before(gap.sequence, batch.stamp.sequence) {
+                    batch.may_be_stored = false;
+                }
+            }
+        }
+    }
+
     /// Raises the epoch, begins the numbers at 0, and numbers the waiting batches anew.
     fn begin_anew(&mut self) -> Vec<SealedBatch> {
-        self.gap = false;
+        self.gaps.clear();
         self.renumber = false;
-        self.established = false;
+        self.established_until = None;
         self.next_sequence = Sequence::new(0);
         let next = |(id, epoch): Identity| {
             epoch

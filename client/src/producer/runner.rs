@@ -108,7 +108,7 @@ impl Runner {
     pub(crate) async fn run(mut self, ending: impl Fn() -> Ending) {
         loop {
             let now = Instant::now();
-            self.sender.collect();
+            self.sender.collect(now);
             self.sender.expire(now);
             match ending() {
                 Ending::No => {}

@@ -147,11 +147,11 @@ impl Sender {
     }
 
     /// Learns which queues have something new.
-    pub(crate) fn collect(&mut self) {
+    pub(crate) fn collect(&mut self, now: Instant) {
         for queue in self.accumulator.take_inbox() {
             let index = queue.index;
             self.lane_of(&queue);
-            self.relist(index);
+            self.relist(index, now);
         }
     }
 
@@ -170,7 +170,7 @@ impl Sender {
     }
 
     /// Puts a lane on the list where it belongs.
-    fn relist(&mut self, index: usize) {
+    fn relist(&mut self, index: usize, now: Instant) {
         let linger = self.config().linger;
         let idempotent = self.idempotent;
         let Some(lane) = self.lanes.get_mut(index).and_then(Option::as_mut) else {
@@ -185,7 +185,7 @@ impl Sender {
         };
         let listed = state.listed;
         drop(state);
-        if !lane.may_send(idempotent) {
+        if !lane.may_send(idempotent, now) {
             return;
         }
         let now_ready = listed == Listed::Full || !lane.retries.is_empty() || linger.is_zero();
@@ -230,12 +230,12 @@ impl Sender {
                 .as_ref()
                 .map(|open| open.opened_at);
             let due = opened_at.is_some_and(|at| everything || at + linger <= now);
-            if due && lane.may_send(self.idempotent) {
+            if due && lane.may_send(self.idempotent, now) {
                 if !std::mem::replace(&mut lane.is_ready, true) {
                     self.ready.push_back(index);
                 }
             } else {
-                self.relist(index);
+                self.relist(index, now);
             }
         }
     }
@@ -292,7 +292,7 @@ impl Sender {
             if let Some(lane) = self.lanes[index].as_mut() {
                 lane.is_ready = false;
             }
-            self.relist(index);
+            self.relist(index, now);
         }
         if batches.is_empty() {
             None
@@ -314,7 +314,7 @@ impl Sender {
         let Some(lane) = self.lanes[index].as_mut() else {
             return Take::Nothing;
         };
-        if !lane.may_send(self.idempotent) {
+        if !lane.may_send(self.idempotent, now) {
             return Take::Nothing;
         }
         if let Some(retry) = lane.retries.front() {
@@ -486,7 +486,7 @@ impl Sender {
         };
         match verdict {
             Verdict::Stored(appended) => {
-                lane.stored();
+                lane.stored(&batch, now);
                 self.count_stored(&batch);
                 batch.complete(Ok(appended));
             }
@@ -561,7 +561,9 @@ impl Sender {
                 Verdict::RefusedNumber(code)
             }
             ErrorCode::InvalidProducerEpoch | ErrorCode::ProducerFenced => Verdict::Fenced,
-            ErrorCode::MessageTooLarge | ErrorCode::RecordListTooLarge if batch.records > 1 => {
+            ErrorCode::MessageTooLarge | ErrorCode::RecordListTooLarge
+                if batch.records > 1 && !batch.may_be_stored =>
+            {
                 Verdict::Split
             }
             ErrorCode::UnknownTopicOrPartition
@@ -573,7 +575,8 @@ impl Sender {
                 if again { retry(false) } else { Verdict::Fail }
             }
             ErrorCode::CorruptMessage => {
-                if batch.attempts <= MAX_CORRUPT_RETRIES {
+                batch.corrupt += 1;
+                if batch.corrupt <= MAX_CORRUPT_RETRIES {
                     retry(false)
                 } else {
                     Verdict::Fail
@@ -625,8 +628,7 @@ impl Sender {
             self.identity = None;
         }
         match settled {
-            Settled::NotYet => {}
-            Settled::Go => self.relist(index),
+            Settled::NotYet | Settled::Go => self.relist(index, now),
             Settled::Pause(until) => {
                 self.paused.insert((until, index));
             }
@@ -679,7 +681,7 @@ impl Sender {
             if deadline > now {
                 return;
             }
-            self.collect();
+            self.collect(now);
             if !self.expire_lane(index, now) {
                 // Being appended to at this moment, or already on its way to the end: the next look finds it.
                 return;
@@ -731,7 +733,7 @@ impl Sender {
 
     /// Fails everything that is not out.
     pub(crate) fn fail_all(&mut self, error: &Error, now: Instant) {
-        self.collect();
+        self.collect(now);
         self.accumulator.fail_waiting(error);
         for index in 0..self.lanes.len() {
             let Some(lane) = self.lanes[index].as_mut() else {
