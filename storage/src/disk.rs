@@ -209,8 +209,9 @@ fn locked(dir: &Path, owner: Option<u32>) -> io::Error {
 /// that after any crash either the old or the new one is there.
 ///
 /// # Errors
-/// Any error of the device. The old file is then untouched, unless it was the last step that failed, the
-/// sync of the directory: then the new one is there, but a power cut may bring the old one back.
+/// Any error of the device. The old file is then untouched, unless it was the last step that
+/// failed, the sync of the directory: then the new one is there, but a power cut may bring the old
+/// one back.
 pub fn replace_file(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<()> {
     let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(io::Error::new(

@@ -168,8 +168,8 @@ impl SimFault {
     }
 }
 
-/// Called before each operation of a [`SimDisk`](super::SimDisk), with its kind and path and no lock
-/// held.
+/// Called before each operation of a [`SimDisk`](super::SimDisk), with its kind and path and no
+/// lock held.
 pub type DiskHook = Arc<dyn Fn(DiskOp, &Path) + Send + Sync>;
 
 /// Rules, counts and the hook of one disk.
