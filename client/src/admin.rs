@@ -4,6 +4,8 @@
 //! up. Calls that change something are sent once: a lost answer is an error that says so.
 
 mod offsets;
+#[cfg(test)]
+mod tests;
 mod topics;
 
 use std::time::Duration;

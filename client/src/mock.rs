@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use logweir_proto::grpc::v1;
 use logweir_proto::record::{Record, RecordBatch};
-use logweir_proto::{ErrorCode, PartitionId, ProducerId, TopicId};
+use logweir_proto::{ErrorCode, ProducerId, TopicId};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tonic::service::Routes;
@@ -311,10 +311,6 @@ pub(crate) fn error(code: ErrorCode) -> Option<v1::Error> {
     })
 }
 
-pub(crate) const fn partition_index(partition: i32) -> Option<usize> {
-    if partition < 0 {
-        None
-    } else {
-        Some(PartitionId::new(partition).get() as usize)
-    }
+pub(crate) fn partition_index(partition: i32) -> Option<usize> {
+    usize::try_from(partition).ok()
 }

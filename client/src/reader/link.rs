@@ -211,7 +211,7 @@ impl Link {
             }
         }
         match again {
-            Some(error) => self.failed(error, reading),
+            Some(error) => self.try_again(error, true, reading),
             None => self.worked(),
         }
     }
@@ -263,7 +263,7 @@ impl Link {
             places.push(place);
         }
         match again {
-            Some(error) => self.failed(error, reading),
+            Some(error) => self.try_again(error, true, reading),
             None => {
                 self.worked();
                 if reopen {
@@ -332,11 +332,16 @@ impl Link {
         self.failing_since = None;
     }
 
-    /// Waits and tries again; tells the caller if that has gone on for long, or cannot help.
+    /// The connection, or a call, has failed.
     fn failed(&mut self, error: Error, reading: &Reading<'_>) {
+        let passing = matches!(error.kind(), ErrorKind::Retriable | ErrorKind::TimedOut);
+        self.try_again(error, passing, reading);
+    }
+
+    /// Waits and tries again; tells the caller if that has gone on for long, or if it does not pass.
+    fn try_again(&mut self, error: Error, passing: bool, reading: &Reading<'_>) {
         let now = Instant::now();
         let since = *self.failing_since.get_or_insert(now);
-        let passing = matches!(error.kind(), ErrorKind::Retriable | ErrorKind::TimedOut);
         if self.backoff.attempts() == 0 {
             tracing::warn!(%error, "reading was interrupted, trying again");
         }

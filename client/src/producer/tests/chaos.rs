@@ -25,6 +25,11 @@ fn seeds(full: u64) -> std::ops::Range<u64> {
     0..count
 }
 
+/// Batches of a few or of many records.
+fn batch_size(seed: u64) -> usize {
+    usize::try_from(150 + (seed % 5) * 300).unwrap()
+}
+
 /// Trouble that passes: nothing may fail, be lost, doubled or reordered.
 fn passing_trouble(random: &mut Random, appends: usize) -> Act {
     let place = usize::try_from(random.below(appends.max(1) as u64)).unwrap();
@@ -165,7 +170,7 @@ fn check(seed: u64, broker: &MockBroker, outcomes: &[Outcome]) {
 async fn passing_trouble_loses_doubles_and_reorders_nothing() {
     for seed in seeds(1_000) {
         let config = ProducerConfig {
-            batch_size: 150 + (seed as usize % 5) * 300,
+            batch_size: batch_size(seed),
             ..config()
         };
         let (broker, outcomes) = run(seed, config, passing_trouble).await;
@@ -181,7 +186,7 @@ async fn lasting_trouble_fails_records_but_doubles_and_reorders_none() {
     let (mut failed, mut uncertain) = (0, 0);
     for seed in seeds(1_000) {
         let config = ProducerConfig {
-            batch_size: 150 + (seed as usize % 5) * 300,
+            batch_size: batch_size(seed),
             request_timeout: Duration::from_secs(2),
             delivery_timeout: Duration::from_secs(3 + seed % 4),
             ..config()
