@@ -8,6 +8,7 @@
 //! What must hold: a change that was answered is on disk; the image never goes back, also not over a
 //! restart; a file that cannot be trusted is a refusal to start, never a new beginning.
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
@@ -36,12 +37,9 @@ mod sorted_map;
 mod state_machine;
 mod topic_name;
 
-pub(crate) use controller::{
-    BrokerRegistration, CheckTopicConfigs, MAX_PARTITIONS_PER_TOPIC, NewTopic, PRODUCER_ID_BLOCK,
-};
+pub(crate) use controller::{BrokerRegistration, CheckTopicConfigs, NewTopic};
 pub(crate) use error::{MetadataError, QuorumError};
-pub(crate) use image::{BrokerAddresses, BrokerImage, Image, PartitionImage, TopicImage};
-pub(crate) use topic_name::{MAX_TOPIC_NAME, check_topic_name, is_internal_name};
+pub(crate) use image::{BrokerAddresses, Image, TopicImage};
 
 use controller::{Request, Rules};
 use raft::{Operation, QUEUE, Start};
@@ -66,6 +64,9 @@ pub(crate) struct QuorumConfig {
     pub(crate) limits: Limits,
     /// Checks a topic's settings as they would be after a change.
     pub(crate) check_topic_configs: CheckTopicConfigs,
+    /// Kept until the thread has ended and the files are closed: the directory's lock, so that nobody
+    /// opens it too early.
+    pub(crate) keep: Option<Arc<dyn Any + Send + Sync>>,
     /// A snapshot is made after so many log entries.
     pub(crate) snapshot_entries: u64,
     /// A snapshot is made when the entries since the last take so many bytes.
@@ -107,6 +108,7 @@ impl QuorumConfig {
             disk_may_wait: true,
             limits: Limits::default(),
             check_topic_configs: |_| Ok(()),
+            keep: None,
             snapshot_entries: 2_000,
             snapshot_bytes: 4 << 20,
         }
@@ -123,8 +125,8 @@ impl QuorumConfig {
 
 /// A handle to the metadata quorum; clones are the same quorum.
 ///
-/// When the last handle is dropped, the thread ends by itself, soon but not at once: only after
-/// [`Quorum::shutdown`] may the directory be opened again.
+/// When the last handle is dropped, the thread ends by itself, soon but not at once: the directory may be
+/// opened again after [`Quorum::shutdown`], or when [`QuorumConfig::keep`] was let go.
 #[derive(Clone)]
 pub(crate) struct Quorum {
     inner: Arc<Inner>,
@@ -239,6 +241,10 @@ impl Quorum {
     }
 
     /// Why nothing can be changed any more until the broker restarts; `None` while all is well.
+    #[cfg_attr(
+        not(feature = "http"),
+        allow(dead_code, reason = "only readiness asks")
+    )]
     pub(crate) fn offline(&self) -> Option<Arc<str>> {
         self.inner.publisher.failure()
     }
@@ -285,6 +291,10 @@ impl Quorum {
     ///
     /// # Errors
     /// As [`Quorum::register_broker`].
+    #[cfg_attr(
+        not(test),
+        expect(dead_code, reason = "the coordinators' topics are to come")
+    )]
     pub(crate) async fn create_internal_topic(
         &self,
         topic: NewTopic,
@@ -386,7 +396,7 @@ impl Quorum {
         controller::plan(&request, &self.image(), &self.inner.rules).map(drop)
     }
 
-    /// Hands out a block of [`PRODUCER_ID_BLOCK`] producer ids, which nobody gets again.
+    /// Hands out a block of [`controller::PRODUCER_ID_BLOCK`] producer ids, which nobody gets again.
     ///
     /// # Errors
     /// As [`Quorum::register_broker`].

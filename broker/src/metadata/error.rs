@@ -122,12 +122,6 @@ pub(crate) enum MetadataError {
         /// Who is, if known.
         leader: Option<NodeId>,
     },
-    /// Too many operations are waiting.
-    #[error("{waiting} changes of metadata are waiting already: try again later")]
-    Busy {
-        /// How many.
-        waiting: usize,
-    },
     /// The metadata's file system is full; nothing was written.
     #[error("there is no room for metadata in {}: {reason}", .path.display())]
     DiskFull {
@@ -168,7 +162,6 @@ impl MetadataError {
             Self::UnknownBroker { .. } => ErrorCode::BrokerIdNotRegistered,
             Self::ProducerIdsExhausted => ErrorCode::UnknownServerError,
             Self::NotController { .. } => ErrorCode::NotController,
-            Self::Busy { .. } => ErrorCode::RequestTimedOut,
             Self::DiskFull { .. } | Self::Offline { .. } => ErrorCode::KafkaStorageError,
             Self::ShutDown => ErrorCode::NotController,
             Self::Interrupted => ErrorCode::RequestTimedOut,
@@ -266,8 +259,8 @@ mod tests {
 
     #[test]
     fn only_errors_that_may_pass_by_themselves_are_retriable() {
-        let busy = MetadataError::Busy { waiting: 1 };
-        assert!(busy.code().is_retriable());
+        let elsewhere = MetadataError::NotController { leader: None };
+        assert!(elsewhere.code().is_retriable());
         let exists = MetadataError::TopicExists {
             name: "a".to_owned(),
         };

@@ -10,9 +10,8 @@ use std::sync::Arc;
 
 use logweir_proto::grpc::internal::record::Kind;
 use logweir_proto::grpc::internal::{
-    ClusterRecord, ConfigRecord, ConfigResource, FeatureLevelRecord, FenceBrokerRecord,
-    PartitionRecord, ProducerIdsRecord, Proposal, Record, RegisterBrokerRecord, RemoveTopicRecord,
-    TopicRecord, UnfenceBrokerRecord, UnregisterBrokerRecord,
+    ClusterRecord, ConfigRecord, ConfigResource, FeatureLevelRecord, PartitionRecord,
+    ProducerIdsRecord, Proposal, Record, RegisterBrokerRecord, RemoveTopicRecord, TopicRecord,
 };
 use logweir_proto::{BrokerEpoch, LeaderEpoch, NodeId, PartitionId, ProducerId, TopicId};
 
@@ -414,11 +413,6 @@ impl TopicImage {
     /// Whether it is one of the broker's own.
     pub(crate) fn is_internal(&self) -> bool {
         self.name.starts_with("__")
-    }
-
-    /// A partition; `None` if the topic has no such number.
-    pub(crate) fn partition(&self, number: PartitionId) -> Option<&Arc<PartitionImage>> {
-        self.partitions.get(usize::try_from(number.get()).ok()?)
     }
 
     /// How many partitions it has.

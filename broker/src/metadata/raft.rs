@@ -136,6 +136,7 @@ pub(super) fn run(start: Start) {
         machine,
         io_thread,
     } = opened;
+    let keep = config.keep.clone();
     runtime.block_on(async {
         match Node::start(config, publisher, log, machine).await {
             Ok(mut node) => {
@@ -156,6 +157,7 @@ pub(super) fn run(start: Start) {
     {
         tracing::error!("the metadata writer panicked");
     }
+    drop(keep);
 }
 
 /// A node's files, read.

@@ -49,21 +49,11 @@ impl<K, V> SortedMap<K, V> {
         self.len
     }
 
-    /// Whether there are none.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
     /// The entries, by ascending key.
     pub(crate) fn iter(&self) -> impl DoubleEndedIterator<Item = (&K, &V)> {
         self.chunks
             .iter()
             .flat_map(|chunk| chunk.iter().map(|(key, value)| (key, value)))
-    }
-
-    /// The keys, ascending.
-    pub(crate) fn keys(&self) -> impl DoubleEndedIterator<Item = &K> {
-        self.iter().map(|(key, _)| key)
     }
 
     /// The values, by ascending key.

@@ -1,6 +1,7 @@
 //! The quorum as its callers see it. `tests/` holds what goes deeper: crashes and damage, openraft's own
 //! suite, and the purity of apply.
 
+use super::controller::PRODUCER_ID_BLOCK;
 use super::*;
 use logweir_storage::disk::{DiskOp, OsDisk, SimDisk, SimFault};
 use std::collections::BTreeSet;
@@ -391,11 +392,17 @@ fn after_shutdown_everything_is_refused_and_nothing_is_held() {
 #[test]
 fn dropping_the_last_handle_ends_the_thread() {
     let disk: Arc<dyn Disk> = Arc::new(memory());
-    let config = QuorumConfig::new(NODE, DIRECTORY, Arc::clone(&disk), DIR.into());
+    let lock = Arc::new(());
+    let config = QuorumConfig {
+        keep: Some(lock.clone()),
+        ..QuorumConfig::new(NODE, DIRECTORY, Arc::clone(&disk), DIR.into())
+    };
     let quorum = block_on(registered(config));
+    assert!(Arc::strong_count(&lock) > 1);
     let mut ended = quorum.inner.ended.clone();
     drop(quorum);
     assert!(block_on(ended.changed()).is_err());
+    assert_eq!(Arc::strong_count(&lock), 1);
     assert_eq!(Arc::strong_count(&disk), 1);
 }
 
