@@ -13,7 +13,7 @@ use logweir_proto::record::{BatchHeader, Record, RecordBatch};
 use logweir_storage::inspect::{Contents, FileKind, InspectError, Item, describe};
 use serde_json::{Value, json};
 
-use super::exit::Exit;
+use super::exit::{Exit, in_words};
 use super::output::{OutputArgs, OutputFormat, human_bytes};
 use super::record_output::write_bare_json;
 use super::time::format_timestamp;
@@ -23,9 +23,8 @@ const MAX_UNPACKED_BYTES: usize = 1 << 30;
 
 const HELP: &str = "\
 Examples:
-  logweir dump logweir-data/flights-0/00000000000000000000.log
-  logweir dump logweir-data/flights-0/*.log --records
-  logweir dump logweir-data --summary            verify a whole data directory
+  logweir dump logweir-data --summary        verify a whole data directory
+  logweir dump logweir-data/logs/flights/0-*/*.log --records
   logweir dump logweir-data --output json | jq .
 
 Every checksum is verified. A file that is damaged is named with the place, the
@@ -74,6 +73,15 @@ impl DumpCommand {
             let contents = match describe(&path) {
                 // A directory may hold files of others, such as the lock and the metadata.
                 Err(InspectError::Unknown { .. }) if !named => continue,
+                Err(InspectError::Unknown { .. }) if is_metadata(&path) => {
+                    eprintln!(
+                        "error: {} belongs to the metadata, which only the broker reads; it verifies it when it starts",
+                        path.display()
+                    );
+                    failed += 1;
+                    tried += 1;
+                    continue;
+                }
                 contents => contents,
             };
             tried += 1;
@@ -86,7 +94,7 @@ impl DumpCommand {
                     return Err(error);
                 }
                 out.flush()?;
-                eprintln!("error: {error:#}");
+                eprintln!("error: {}", in_words(&error));
                 failed += 1;
             }
         }
@@ -138,6 +146,15 @@ impl DumpCommand {
         }
         Ok(())
     }
+}
+
+/// Whether it is the metadata's log or snapshot.
+fn is_metadata(path: &Path) -> bool {
+    let mut magic = [0; 5];
+    File::open(path)
+        .and_then(|file| file.read_exact_at(&mut magic, 0))
+        .is_ok()
+        && magic == *b"LWMET"
 }
 
 /// The files of a path: itself, or all below a directory, by name. The flag says whether it was named by hand.

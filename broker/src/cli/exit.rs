@@ -77,11 +77,25 @@ pub(super) fn conclude(outcome: anyhow::Result<Exit>) -> ExitCode {
         // Whoever read the output has enough, as with `logweir consume … | head`.
         return ExitCode::SUCCESS;
     }
-    eprintln!("error: {error:#}");
+    eprintln!("error: {}", in_words(&error));
     if error.is::<UsageError>() || error.is::<ConfigError>() {
         return ExitCode::from(2);
     }
     ExitCode::FAILURE
+}
+
+/// The error and its causes, each said once: many errors quote their cause already.
+pub(super) fn in_words(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain() {
+        let cause = cause.to_string();
+        if text.is_empty() {
+            text = cause;
+        } else if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
@@ -102,6 +116,14 @@ mod tests {
         assert_eq!(Exit::of(0, 3), Exit::Done);
         assert_eq!(Exit::of(1, 3), Exit::Partial);
         assert_eq!(Exit::of(3, 3), Exit::Failed);
+    }
+
+    #[test]
+    fn a_cause_that_was_quoted_is_not_said_again() {
+        let quoting = anyhow::anyhow!("refused").context("cannot listen: refused");
+        assert_eq!(in_words(&quoting), "cannot listen: refused");
+        let plain = anyhow::anyhow!("refused").context("cannot listen");
+        assert_eq!(in_words(&plain), "cannot listen: refused");
     }
 
     #[test]

@@ -114,7 +114,13 @@ pub(super) struct ProduceCommand {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(0..))]
     partition: Option<i32>,
     /// When a record counts as sent: all in-sync replicas have it, 1 (the leader has it), or 0 (nobody is asked)
-    #[arg(long, default_value = "all", value_name = "all|1|0", value_parser = flag_values::acks)]
+    #[arg(
+        long,
+        default_value = "all",
+        value_name = "all|1|0",
+        allow_hyphen_values = true,
+        value_parser = flag_values::acks
+    )]
     acks: Acks,
     /// Compress batches: none, gzip, snappy, lz4 or zstd
     #[arg(long, default_value = "none", value_name = "CODEC", value_parser = flag_values::compression)]
@@ -360,7 +366,7 @@ impl ProduceCommand {
                 "interrupted": interrupted.is_some(),
                 "error": tally.fatal,
             }))?;
-        } else if !self.quiet {
+        } else if !self.quiet && (tally.delivered > 0 || tally.fatal.is_none()) {
             let verb = if stored.is_some() { "produced" } else { "sent" };
             let seconds = elapsed.as_secs_f64();
             let amount = rate(tally.delivered, tally.delivered_bytes, elapsed);

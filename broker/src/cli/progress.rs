@@ -100,9 +100,9 @@ pub(super) fn rate(records: u64, bytes: u64, elapsed: Duration) -> String {
         BinaryBytes(bytes)
     );
     let millis = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
-    // A rate over less than this says more about the clock than about the work.
-    if millis >= 100 {
-        let per_second = |count: u64| count.saturating_mul(1_000) / millis;
+    let per_second = |count: u64| count.saturating_mul(1_000) / millis.max(1);
+    // Over less than this a rate says more about the clock than about the work; below one it says nothing.
+    if millis >= 100 && per_second(records) > 0 {
         let _ = write!(
             text,
             ", {} records/s, {}/s",

@@ -10,7 +10,7 @@ use logweir_proto::{ErrorCode, NodeId};
 use serde_json::{Value, json};
 
 use super::connection::ServerArgs;
-use super::exit::{Exit, usage};
+use super::exit::{Exit, in_words, usage};
 use super::output::{OutputArgs, OutputFormat, Rows, human_bytes, print_json, print_line};
 use crate::config::{nearest, topic_setting};
 
@@ -232,7 +232,7 @@ impl Describe {
                 if error.downcast_ref::<std::io::Error>().is_some() {
                     return Err(error);
                 }
-                eprintln!("error: {error:#}");
+                eprintln!("error: {}", in_words(&error));
                 failed += 1;
             }
         }
