@@ -34,6 +34,13 @@ pub(crate) struct RecoveryPoint {
     pub(crate) clean: bool,
 }
 
+impl RecoveryPoint {
+    /// Whether both speak of the same beginning of the same log.
+    pub(crate) fn is_as_far_as(&self, other: &Self) -> bool {
+        (self.truncations, self.offset) == (other.truncations, other.offset)
+    }
+}
+
 /// The recovery points of all logs of a directory.
 pub(crate) type RecoveryPoints = BTreeMap<LogKey, RecoveryPoint>;
 

@@ -114,6 +114,13 @@ impl LogFlush {
         }
     }
 
+    /// Makes the names in the directories added so far durable. Waits for the device.
+    pub(crate) fn sync_dirs(&self, disk: &dyn Disk) -> io::Result<()> {
+        let _flushing = self.flushing.lock();
+        let dirs = std::mem::take(&mut self.unsynced.lock().dirs);
+        dirs.iter().try_for_each(|dir| disk.sync_dir(dir))
+    }
+
     /// Forgets the files of segments from `base` on, and what flushes in progress will say.
     pub(crate) fn truncate(&self, base: Offset) {
         let mut unsynced = self.unsynced.lock();

@@ -18,7 +18,7 @@ const MAX_SILENCE_MS: i64 = 1000;
 /// What is known of one position in a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct IndexEntry {
-    /// Base offset of the batch at `position`, or a lower offset above all before it.
+    /// The end (exclusive) of all before `position`: the base offset of the batch there, but for a gap.
     pub(crate) offset: Offset,
     /// Where that batch begins, or the segment ends.
     pub(crate) position: u32,
@@ -131,7 +131,7 @@ impl Index {
         if known.position < entry.position {
             return known.offset < entry.offset && known.records <= entry.records;
         }
-        known.offset <= entry.offset && known.records == entry.records
+        known.offset == entry.offset && known.records == entry.records
     }
 
     /// Forgets entries above `offset` or `position`. Gives how many are kept.

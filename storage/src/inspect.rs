@@ -80,9 +80,9 @@ pub enum Item {
     },
     /// An index entry whose CRC holds.
     IndexEntry {
-        /// Base offset of the batch, or the end of the segment.
+        /// The end (exclusive) of all before `position`.
         offset: Offset,
-        /// Where in the segment it begins.
+        /// Where in the segment a batch begins, or the segment ends.
         position: u32,
         /// Data records before it in the segment.
         records_before: u32,

@@ -62,7 +62,7 @@ impl LogDir {
         path: &Path,
         config: LogDirConfig,
     ) -> Result<Arc<Self>, OpenError> {
-        disk.create_dir_all(path).map_err(OpenError::io(path))?;
+        make_durable_dir(disk.as_ref(), path).map_err(OpenError::io(path))?;
         let lock = disk.lock_dir(path).map_err(|source| OpenError::Locked {
             path: path.to_path_buf(),
             source,
@@ -337,6 +337,22 @@ impl Drop for LogDir {
     fn drop(&mut self) {
         self.stop();
     }
+}
+
+/// Makes a directory so that a power cut does not take it, with its parents, away again.
+fn make_durable_dir(disk: &dyn Disk, path: &Path) -> std::io::Result<()> {
+    let mut parents = Vec::new();
+    for dir in path.ancestors() {
+        if dir.as_os_str().is_empty() || disk.exists(dir)? {
+            break;
+        }
+        parents.push(dir.parent().filter(|parent| !parent.as_os_str().is_empty()));
+    }
+    disk.create_dir_all(path)?;
+    for parent in parents.into_iter().rev() {
+        disk.sync_dir(parent.unwrap_or(Path::new(".")))?;
+    }
+    Ok(())
 }
 
 /// Later than anything that waits.

@@ -202,7 +202,6 @@ impl Segment {
                 Ok(header) if header.base_offset < place.offset => "the offsets do not rise".into(),
                 Ok(header) if header.next_offset() > end => format!("no batch ends at {end}"),
                 Ok(header) => {
-                    place.offset = header.base_offset;
                     place.append_time = place.append_time.max(header.max_timestamp);
                     index.push_sparse(place, INTERVAL_BYTES);
                     scanner.pass(&header);

@@ -261,12 +261,15 @@ impl LogReader {
     }
 
     fn max_timestamp_of(&self, part: &Part<'_>) -> Result<Timestamp, ReadError> {
+        let start = self.log_start_offset();
         let closed = part.at + 1 < part.segments.0.len();
-        if closed && part.below == part.segments.end_of(part.at, part.log_end) {
+        let whole = part.below == part.segments.end_of(part.at, part.log_end)
+            && part.segments.0[part.at].base() >= start;
+        if closed && whole {
             let summary = self.summary_of(part.segments, part.at, part.log_end)?;
             return Ok(summary.max_timestamp);
         }
-        let max = |open: &OpenSegment| open.max_timestamp_below(part.below);
+        let max = |open: &OpenSegment| open.max_timestamp_in(start, part.below);
         self.shared
             .with_segment(part.segments, part.at, part.log_end, max)
     }

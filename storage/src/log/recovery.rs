@@ -49,13 +49,22 @@ pub(crate) fn open(
         Ok(entries) => Found::read(disk, &files, entries)?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             disk.create_dir_all(&path).map_err(OpenError::io(&path))?;
-            flush.add_dir(context.paths.root().to_path_buf());
-            flush.add_dir(context.paths.logs());
-            flush.add_dir(context.paths.topic(&id.topic));
             Found::default()
         }
         Err(source) => return Err(OpenError::Io { path, source }),
     };
+    // As long as nothing was durable, nothing says that the directories' names are.
+    let dirs = [
+        context.paths.root().to_path_buf(),
+        context.paths.logs(),
+        context.paths.topic(&id.topic),
+    ];
+    if found.segments.is_empty() {
+        dirs.into_iter().for_each(|dir| flush.add_dir(dir));
+    } else if point.is_none_or(|point| point.offset == Offset::ZERO) {
+        dirs.iter()
+            .try_for_each(|dir| disk.sync_dir(dir).map_err(OpenError::io(dir)))?;
+    }
     let recovered = Recovery::new(disk, &files, found).run(point)?;
     let shared = Arc::new(LogShared {
         id,
@@ -160,24 +169,39 @@ impl<'a> Recovery<'a> {
             self.finish_restart()?;
         }
         self.drop_below_start()?;
-        let durable = self
-            .state
-            .recovery_offset(point.as_ref())
-            .max(self.state.log_start);
-        let Some(&(first, _)) = self.found.segments.first() else {
-            return self.without_segments(durable);
-        };
-        if first > self.state.log_start {
-            return Err(self.missing(self.state.log_start));
+        let log_start = self.state.log_start;
+        let durable = self.state.recovery_offset(point.as_ref());
+        let starts = self
+            .found
+            .segments
+            .first()
+            .is_some_and(|&(base, _)| base <= log_start);
+        if !starts && durable > log_start {
+            let path = self.files.segment(log_start);
+            let reason = format!("the segment with offset {log_start} is missing");
+            return Err(OpenError::corrupt(&path, 0, reason));
         }
         let clean = point.is_some_and(|point| point.clean);
-        let log_end = if clean { durable } else { self.scan(durable)? };
-        let segments = self.found.segments.iter();
+        let log_end = match starts {
+            true if clean => durable,
+            true => self.scan(durable)?,
+            false => log_start,
+        };
+        if !starts || log_end < log_start {
+            // Nothing that may be read was durable, and it is gone; or there was nothing yet.
+            self.drop_all()?;
+        }
+        let mut segments: Vec<_> = self.found.segments.iter().collect();
+        let empty = (log_start, 0);
+        if segments.is_empty() {
+            segments.push(&empty);
+        }
+        let segments = segments.into_iter();
         let segments = segments.map(|&(base, len)| Segment::new(base, self.files.clone(), len));
         Ok(Recovered {
             segments: Segments(segments.collect()),
             state: self.state,
-            log_end,
+            log_end: log_end.max(log_start),
             epochs: self.epochs,
             epochs_dirty: self.epochs_dirty,
         })
@@ -206,18 +230,16 @@ impl<'a> Recovery<'a> {
 
     /// Finishes a new beginning that a crash cut short: nothing of before counts.
     fn finish_restart(&mut self) -> Result<(), OpenError> {
-        for (base, _) in self.found.segments.drain(..).rev() {
-            retire(self.disk, self.files, base)?;
-        }
-        self.epochs = Epochs::default();
-        self.epochs_dirty = true;
+        self.drop_all()?;
         self.state.restarting = false;
-        let finish = || {
-            remove_snapshots_above(self.disk, self.files, Offset::new(-1))?;
-            self.disk.sync_dir(self.files.dir())?;
-            replace_file(self.disk, &self.files.state(), &self.state.encode())
-        };
-        finish().map_err(OpenError::io(self.files.dir()))
+        let path = self.files.state();
+        replace_file(self.disk, &path, &self.state.encode()).map_err(OpenError::io(&path))
+    }
+
+    /// Removes all segments, top down, and what goes with them.
+    fn drop_all(&mut self) -> Result<(), OpenError> {
+        self.epochs_dirty |= self.epochs.truncate_from_end(Offset::ZERO);
+        self.drop_from(0, Offset::new(-1))
     }
 
     /// Finishes a removal that a crash cut short: segments that lie below the log start.
@@ -233,36 +255,14 @@ impl<'a> Recovery<'a> {
         Ok(())
     }
 
-    fn without_segments(self, durable: Offset) -> Result<Recovered, OpenError> {
-        if durable > self.state.log_start {
-            return Err(self.missing(self.state.log_start));
-        }
-        let log_end = self.state.log_start;
-        Ok(Recovered {
-            segments: Segments(vec![Segment::new(log_end, self.files.clone(), 0)]),
-            state: self.state,
-            log_end,
-            epochs: self.epochs,
-            epochs_dirty: self.epochs_dirty,
-        })
-    }
-
-    fn missing(&self, base: Offset) -> OpenError {
-        let path = self.files.segment(base);
-        OpenError::corrupt(
-            &path,
-            0,
-            format!("the segment with offset {base} is missing"),
-        )
-    }
-
     /// Finds the log's end by scanning, and removes what lies behind it.
     fn scan(&mut self, durable: Offset) -> Result<Offset, OpenError> {
         self.epochs_dirty |= self.epochs.truncate_from_end(durable.plus(1));
+        let first = durable.max(self.state.log_start);
         let mut at = self
             .found
             .segments
-            .partition_point(|&(base, _)| base <= durable)
+            .partition_point(|&(base, _)| base <= first)
             - 1;
         loop {
             let (base, len) = self.found.segments[at];
@@ -291,7 +291,7 @@ impl<'a> Recovery<'a> {
             segment.settle(&end, durable)?;
             if !reached {
                 self.found.segments[at].1 = u64::from(end.place.position);
-                self.drop_after(at, end.place.offset)?;
+                self.drop_from(at + 1, end.place.offset)?;
                 self.epochs_dirty |= self.epochs.truncate_from_end(end.place.offset);
                 return Ok(end.place.offset);
             }
@@ -299,12 +299,12 @@ impl<'a> Recovery<'a> {
         }
     }
 
-    /// Removes the segments after the one at `at`, top down, and snapshots above the log's end.
-    fn drop_after(&mut self, at: usize, end: Offset) -> Result<(), OpenError> {
+    /// Removes the segments from the one at `at` on, top down, and snapshots above the log's end.
+    fn drop_from(&mut self, at: usize, end: Offset) -> Result<(), OpenError> {
         let dir = self.files.dir();
         let mut removed =
             remove_snapshots_above(self.disk, self.files, end).map_err(OpenError::io(dir))?;
-        while self.found.segments.len() > at + 1 {
+        while self.found.segments.len() > at {
             let (base, len) = self.found.segments.pop().expect("there is one more");
             if len > 0 {
                 let file = self.files.segment(base);

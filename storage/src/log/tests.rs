@@ -1,5 +1,6 @@
 //! The log as its users have it: what is appended is read back, whatever happens in between.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -8,12 +9,18 @@ use logweir_proto::{LeaderEpoch, Offset, PartitionId, Timestamp, TopicId};
 
 use crate::config::{FlushPolicy, LogConfig, LogDirConfig};
 use crate::disk::{Disk, OsDisk, SimDisk};
-use crate::log::Log;
+use crate::log::{Log, LogReader};
 use crate::log_dir::LogDir;
 
 mod basics;
+mod model;
 
 const EPOCH: LeaderEpoch = LeaderEpoch::new(1);
+
+/// Whether long counts are to be run in full.
+fn full() -> bool {
+    std::env::var("LOGWEIR_PROOF").is_ok_and(|value| value == "full")
+}
 
 /// A data directory that can be opened again.
 struct Place {

@@ -29,7 +29,8 @@ impl Log {
         if offset >= self.log_end_offset() {
             return Ok(self.log_end_offset());
         }
-        if offset <= self.log_start_offset() {
+        let log_start = self.log_start_offset();
+        if offset <= log_start {
             self.restart_at(offset)?;
             return Ok(offset);
         }
@@ -42,12 +43,17 @@ impl Log {
             .shared
             .with_segment(&segments, at, log_end, |open| open.place_at(offset));
         let cut = place?.offset;
+        if cut < log_start {
+            // The batch that contains both goes whole.
+            self.restart_at(log_start)?;
+            return Ok(log_start);
+        }
         let kept = if segments.0[at].base() == cut {
             at
         } else {
             at + 1
         };
-        let state = self.capped_state(cut, self.log_start_offset());
+        let state = self.capped_state(cut, log_start);
         self.shared.offsets.truncate(cut);
         self.cut(&segments, kept, cut, state)?;
         Ok(cut)
@@ -133,7 +139,12 @@ impl Log {
             context.budget.opened(active.segment());
         }
         self.must_roll = false;
-        recovery::remove_snapshots_above(disk, files, cut)?;
+        let forgotten = if self.shared.state.lock().restarting {
+            Offset::new(-1)
+        } else {
+            cut
+        };
+        recovery::remove_snapshots_above(disk, files, forgotten)?;
         let mut unlinks = Vec::new();
         for segment in drop.iter().rev() {
             unlinks.push(segment.retire(disk)?);
@@ -159,6 +170,8 @@ impl Log {
         let context = &self.shared.context;
         let path = self.shared.files.state();
         let bytes = state.encode();
+        // A file is as durable as its directory's name.
+        self.shared.flush.sync_dirs(context.disk.as_ref())?;
         context.with_reserve(|| replace_file(context.disk.as_ref(), &path, &bytes))?;
         *self.shared.state.lock() = state;
         Ok(())

@@ -149,9 +149,9 @@ impl Writeback {
         let mut points = self.points.lock().clone();
         for log in context.registry.logs() {
             let point = point_of(&log);
-            if points
+            if !points
                 .get(&log.key())
-                .is_none_or(|known| known.offset != point.offset)
+                .is_some_and(|known| known.is_as_far_as(&point))
             {
                 match log.prepare_checkpoint() {
                     // Its files may be gone; its point stays as it is.

@@ -187,7 +187,6 @@ impl ActiveSegment {
             });
         }
         let entry = IndexEntry {
-            offset: header.base_offset,
             append_time: now,
             ..self.place
         };

@@ -3,7 +3,7 @@
 //! No body is opened, except inside the one batch that a search by time ends in.
 
 use bytes::Bytes;
-use logweir_proto::record::{BatchHeader, RecordBatch, TimestampType};
+use logweir_proto::record::{BatchHeader, Record, RecordBatch, TimestampType};
 use logweir_proto::{LeaderEpoch, Offset, Timestamp};
 
 use super::OpenSegment;
@@ -123,16 +123,51 @@ impl OpenSegment {
         Ok(None)
     }
 
-    /// The largest timestamp of the batches below `below`.
-    pub(crate) fn max_timestamp_below(&self, below: Offset) -> Result<Timestamp, ReadError> {
-        let mut walk = self.walk_from(self.index.read().at_offset(below))?;
+    /// The largest timestamp of the records in `[from, below)`; [`Timestamp::NONE`] if there are none.
+    pub(crate) fn max_timestamp_in(
+        &self,
+        from: Offset,
+        below: Offset,
+    ) -> Result<Timestamp, ReadError> {
+        let whole = from <= self.index.read().base();
+        let mut walk = match whole {
+            true => self.walk_from(self.index.read().at_offset(below))?,
+            false => self.walk_to(from)?,
+        };
+        let mut max = if whole {
+            walk.place().max_timestamp
+        } else {
+            Timestamp::NONE
+        };
         while let Some(header) = self.peek(&walk)? {
             if header.next_offset() > below {
                 break;
             }
+            let cut = header.base_offset < from && !stamps_append_time(&header);
+            max = max.max(match cut {
+                true => self.max_of_records(&walk, &header, from)?,
+                false => header.max_timestamp,
+            });
             walk.pass(&header);
         }
-        Ok(walk.place().max_timestamp)
+        Ok(max)
+    }
+
+    /// The largest timestamp of a batch's records at or above `from`.
+    fn max_of_records(
+        &self,
+        walk: &Walk,
+        header: &BatchHeader,
+        from: Offset,
+    ) -> Result<Timestamp, ReadError> {
+        let mut max = Timestamp::NONE;
+        let opened = self.look_into(walk, header, |record| {
+            if record.offset >= from {
+                max = max.max(record.timestamp);
+            }
+            true
+        })?;
+        Ok(if opened { max } else { header.max_timestamp })
     }
 
     /// The first record of a batch, at or above `from`, that is not older than `timestamp`.
@@ -143,27 +178,47 @@ impl OpenSegment {
         timestamp: Timestamp,
         from: Offset,
     ) -> Result<Option<FoundRecord>, ReadError> {
+        let beginning = (
+            header.base_offset.max(from),
+            header.max_timestamp,
+            header.leader_epoch,
+        );
         if stamps_append_time(header) {
-            let offset = header.base_offset.max(from);
-            return Ok(Some((offset, header.max_timestamp, header.leader_epoch)));
+            return Ok(Some(beginning));
         }
+        let mut found = None;
+        let opened = self.look_into(walk, header, |record| {
+            if record.timestamp >= timestamp && record.offset >= from {
+                found = Some((record.offset, record.timestamp, header.leader_epoch));
+            }
+            found.is_none()
+        })?;
+        Ok(if opened { found } else { Some(beginning) })
+    }
+
+    /// Shows the records of a batch until `look` has seen enough. Gives whether the batch could be opened: one that its
+    /// producer compressed wrongly is found by its readers, and here it stands as one.
+    fn look_into(
+        &self,
+        walk: &Walk,
+        header: &BatchHeader,
+        mut look: impl FnMut(&Record) -> bool,
+    ) -> Result<bool, ReadError> {
         let place = walk.place();
         let mut bytes = walk.slice(place.position, place.after(header).position);
         let batch = RecordBatch::split_from(&mut bytes)
             .map_err(|error| self.corrupt(place, error.to_string()))?;
         let Ok(records) = batch.records(MAX_DECOMPRESSED_BYTES) else {
-            return Ok(Some(beginning(header, from)));
+            return Ok(false);
         };
         for record in records {
-            // A body that its producer compressed wrongly is found by its readers; here it stands as one.
-            let Ok(record) = record else {
-                return Ok(Some(beginning(header, from)));
-            };
-            if record.timestamp >= timestamp && record.offset >= from {
-                return Ok(Some((record.offset, record.timestamp, header.leader_epoch)));
+            match record {
+                Ok(record) if look(&record) => {}
+                Ok(_) => break,
+                Err(_) => return Ok(false),
             }
         }
-        Ok(None)
+        Ok(true)
     }
 
     fn walk_to(&self, offset: Offset) -> Result<Walk, ReadError> {
@@ -220,12 +275,4 @@ impl OpenSegment {
 
 fn stamps_append_time(header: &BatchHeader) -> bool {
     header.attributes.timestamp_type() == TimestampType::LogAppendTime
-}
-
-fn beginning(header: &BatchHeader, from: Offset) -> FoundRecord {
-    (
-        header.base_offset.max(from),
-        header.max_timestamp,
-        header.leader_epoch,
-    )
 }

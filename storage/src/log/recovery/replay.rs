@@ -46,15 +46,22 @@ pub(in crate::log) struct Replayed {
 }
 
 /// Finds the state of the producers at the log's end: from the newest snapshot that can be read, and the headers of the
-/// batches after it.
+/// batches after it. What lies below the log start counts as well, as long as it is there; a snapshot that the batches
+/// do not reach back to tells of producers that may have gone on since, so it does not count.
 pub(in crate::log) fn replay_producers(shared: &LogShared) -> Result<Replayed, ReadError> {
     let disk = shared.context.disk.as_ref();
     let files = &shared.files;
-    let (log_start, log_end) = (shared.offsets.log_start(), shared.offsets.log_end());
+    let log_end = shared.offsets.log_end();
+    let segments = shared.segments.load_full();
+    let first = segments.0[0].base();
     let listed = snapshots(disk, files).map_err(ReadError::io(files.dir()))?;
     let mut producers = Producers::default();
-    let mut snapshot_at = Offset::ZERO;
-    for &offset in listed.iter().rev().filter(|&&offset| offset <= log_end) {
+    let mut snapshot_at = first;
+    for &offset in listed
+        .iter()
+        .rev()
+        .filter(|&&offset| offset >= first && offset <= log_end)
+    {
         let path = files.producers(offset);
         let bytes = checked_file::read_whole(disk, &path).map_err(ReadError::io(&path))?;
         if let Ok((at, found)) = producers::decode(&bytes.unwrap_or_default())
@@ -65,8 +72,7 @@ pub(in crate::log) fn replay_producers(shared: &LogShared) -> Result<Replayed, R
             break;
         }
     }
-    let segments = shared.segments.load_full();
-    let from = snapshot_at.max(log_start);
+    let from = snapshot_at;
     for at in segments.find(from).unwrap_or(0)..segments.0.len() {
         let end = segments.end_of(at, log_end);
         if from < end {

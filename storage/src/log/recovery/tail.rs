@@ -109,7 +109,6 @@ impl TailSegment<'_> {
             }
             let append_time = place.append_time.max(header.max_timestamp);
             let entry = IndexEntry {
-                offset: header.base_offset,
                 append_time,
                 ..place
             };
