@@ -22,12 +22,14 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
+mod batch;
 mod controller;
 mod error;
 mod image;
 mod log_file;
 mod log_writer;
 mod placement;
+mod quorum_files;
 mod raft;
 mod raft_codec;
 mod raft_log;
@@ -41,8 +43,9 @@ pub(crate) use controller::{BrokerRegistration, CheckTopicConfigs, NewTopic};
 pub(crate) use error::{MetadataError, QuorumError};
 pub(crate) use image::{BrokerAddresses, Image, TopicImage};
 
+use batch::Operation;
 use controller::{Request, Rules};
-use raft::{Operation, QUEUE, Start};
+use raft::{QUEUE, Start};
 use state_machine::Publisher;
 
 /// What a node's quorum is started with.

@@ -6,13 +6,11 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, Cursor};
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use logweir_proto::NodeId;
 use logweir_proto::grpc::internal::{Proposal, Record};
-use logweir_storage::disk::Disk;
 use openraft::error::{ClientWriteError, Fatal, RaftError};
 use openraft::{Config, Raft, RaftMetrics, ServerState, SnapshotPolicy};
 use prost::Message;
@@ -20,29 +18,24 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::controller::{Outcome, Request, Rules, plan};
+use super::QuorumConfig;
+use super::batch::{Operation, decide, refuse_all, take_batch};
+use super::controller::{Request, Rules};
 use super::error::{MetadataError, QuorumError};
 use super::image::Image;
-use super::log_file::{Identity, LOG_NAME, LogFile};
-use super::log_writer::LogWriter;
-use super::raft_log::{RaftLog, State};
+use super::quorum_files::{Opened, open};
+use super::raft_log::RaftLog;
 use super::raft_network::NoNetwork;
-use super::snapshot_file::SnapshotFile;
 use super::state_machine::{Publisher, StateMachine, encoded_image_len};
-use super::{QuorumConfig, Reply};
 
 /// Operations that may wait; more wait in their callers.
 pub(super) const QUEUE: usize = 128;
-/// The most operations decided in one proposal.
-const BATCH: usize = 64;
 /// How often openraft's clock ticks in a quorum of one: a day, in ms.
 const NEVER_MS: u64 = 86_400_000;
 /// Room for a snapshot's header and for the rewritten log, in bytes.
 const SNAPSHOT_SLACK: u64 = 1 << 20;
 /// Bytes that a log frame has besides the proposal, at most.
 const FRAME_OVERHEAD: usize = 256;
-/// The most bytes of a proposal, encoded.
-pub(super) const MAX_PROPOSAL_BYTES: usize = 4 << 20;
 
 openraft::declare_raft_types!(
     /// What openraft is told about Logweir.
@@ -86,12 +79,6 @@ pub(super) struct Voter {
     pub(super) address: String,
     /// Its data directory, if known.
     pub(super) directory_id: Option<[u8; 16]>,
-}
-
-/// An operation and where its answer goes.
-pub(super) struct Operation {
-    pub(super) request: Request,
-    pub(super) answer: oneshot::Sender<Result<Reply, MetadataError>>,
 }
 
 /// What the thread is given.
@@ -158,138 +145,6 @@ pub(super) fn run(start: Start) {
         tracing::error!("the metadata writer panicked");
     }
     drop(keep);
-}
-
-/// A node's files, read.
-pub(super) struct Opened {
-    pub(super) log: RaftLog,
-    pub(super) machine: StateMachine,
-    /// Ends when the log is dropped.
-    io_thread: Option<std::thread::JoinHandle<()>>,
-}
-
-/// Opens the files, or makes them.
-pub(super) fn open(
-    config: &QuorumConfig,
-    publisher: &Arc<Publisher>,
-) -> Result<Opened, QuorumError> {
-    let identity = Identity {
-        node_id: config.node_id.get(),
-        directory_id: config.directory_id,
-    };
-    let disk = &config.disk;
-    let snapshots = SnapshotFile::new(Arc::clone(disk), &config.dir, identity);
-    let has_snapshot = io(
-        disk.exists(snapshots.path()),
-        snapshots.path().into(),
-        "read",
-    )?;
-    let found = LogFile::open(Arc::clone(disk), &config.dir, identity)?;
-    let (file, state) = match found {
-        Some(opened) => {
-            if opened.torn {
-                tracing::warn!(path = %opened.file.path().display(),
-                    "dropped the last write to the metadata log: it was cut off before it was acknowledged");
-            }
-            let state = replay(&opened.file, opened.bodies)?;
-            (opened.file, state)
-        }
-        None => {
-            let path = config.dir.join(LOG_NAME);
-            let missing = |reason: &str| QuorumError::Missing {
-                path: path.clone(),
-                reason: reason.to_owned(),
-            };
-            if has_snapshot {
-                return Err(missing("there is a snapshot beside it"));
-            }
-            if config.expect_existing {
-                return Err(missing("the data directory has been used before"));
-            }
-            (create(disk, config, identity)?, State::default())
-        }
-    };
-    let machine = StateMachine::open(Arc::clone(publisher), snapshots, config.disk_may_wait)?;
-    check_snapshot_reaches(&machine, &state, config)?;
-    let (writer, io_thread) = if config.disk_may_wait {
-        let (writer, thread) = io(LogWriter::spawn(file), config.dir.clone(), "written")?;
-        (writer, Some(thread))
-    } else {
-        (LogWriter::inline(file), None)
-    };
-    Ok(Opened {
-        log: RaftLog::new(state, writer),
-        machine,
-        io_thread,
-    })
-}
-
-fn create(
-    disk: &Arc<dyn Disk>,
-    config: &QuorumConfig,
-    identity: Identity,
-) -> Result<LogFile, QuorumError> {
-    let made = || {
-        disk.create_dir_all(&config.dir)?;
-        if let Some(parent) = config.dir.parent() {
-            disk.sync_dir(parent)?;
-        }
-        LogFile::create(Arc::clone(disk), &config.dir, identity, &[])
-    };
-    io(made(), config.dir.join(LOG_NAME), "created")
-}
-
-fn replay(file: &LogFile, bodies: Vec<(u64, Bytes)>) -> Result<State, QuorumError> {
-    let mut state = State::default();
-    for (position, body) in bodies {
-        state.replay(body).map_err(|reason| QuorumError::Damaged {
-            path: file.path().to_owned(),
-            position,
-            reason,
-        })?;
-    }
-    Ok(state)
-}
-
-/// The log begins where the snapshot ends, or before; a snapshot of this node's own log does not reach
-/// beyond it.
-fn check_snapshot_reaches(
-    machine: &StateMachine,
-    state: &State,
-    config: &QuorumConfig,
-) -> Result<(), QuorumError> {
-    let path: PathBuf = config.dir.join(super::snapshot_file::SNAPSHOT_NAME);
-    match (state.purged, machine.applied()) {
-        (Some(purged), None) => Err(QuorumError::Missing {
-            path,
-            reason: format!("the log begins after entry {}", purged.index),
-        }),
-        (Some(purged), Some(applied)) if applied < purged => Err(QuorumError::Damaged {
-            path,
-            position: 0,
-            reason: format!(
-                "it ends with entry {}, but the log begins after entry {}",
-                applied.index, purged.index
-            ),
-        }),
-        (_, Some(applied))
-            if !machine.snapshot_was_received() && state.last_log_id() < Some(applied) =>
-        {
-            Err(QuorumError::Damaged {
-                path: config.dir.join(LOG_NAME),
-                position: 0,
-                reason: format!(
-                    "it ends before entry {}, which the snapshot holds",
-                    applied.index
-                ),
-            })
-        }
-        _ => Ok(()),
-    }
-}
-
-fn io<T>(outcome: io::Result<T>, path: PathBuf, doing: &'static str) -> Result<T, QuorumError> {
-    outcome.map_err(|cause| QuorumError::Io { path, doing, cause })
 }
 
 /// A running node.
@@ -583,133 +438,6 @@ impl Node {
             self.fail(error.to_string());
         }
     }
-}
-
-impl Operation {
-    fn refuse(self, error: MetadataError) {
-        // A caller that went away does not want to know.
-        let _ = self.answer.send(Err(error));
-    }
-
-    fn answer(self, answer: Answer, image: &Image) {
-        let reply = match answer {
-            Answer::Ready(reply) => reply,
-            Answer::BrokerEpoch(node_id) => match image.brokers.get(&node_id) {
-                Some(broker) => Reply::BrokerEpoch(broker.epoch),
-                None => return self.refuse(MetadataError::UnknownBroker { node_id }),
-            },
-        };
-        let _ = self.answer.send(Ok(reply));
-    }
-}
-
-/// What an operation will be told once its records have taken effect.
-enum Answer {
-    Ready(Reply),
-    /// The epoch of this node, which is not known before.
-    BrokerEpoch(NodeId),
-}
-
-impl Answer {
-    /// The answer for an outcome, with `image` as it is right after the operation's records.
-    fn of(outcome: Outcome, image: &Image) -> Self {
-        match outcome {
-            Outcome::Done => Self::Ready(Reply::Done),
-            Outcome::BrokerEpoch(node_id) => Self::BrokerEpoch(node_id),
-            Outcome::Topic(id) => {
-                let topic = image
-                    .topic_by_id(&id)
-                    .expect("the plan was made for this topic");
-                Self::Ready(Reply::Topic(Arc::clone(topic)))
-            }
-            Outcome::DeletedTopic(id) => Self::Ready(Reply::DeletedTopic(id)),
-            Outcome::ProducerIds(block) => Self::Ready(Reply::ProducerIds(block)),
-        }
-    }
-}
-
-fn refuse_all(operations: impl IntoIterator<Item = Operation>, error: &MetadataError) {
-    for operation in operations {
-        operation.refuse(error.clone());
-    }
-}
-
-/// `first` and those that wait behind it. A registration stands alone, because its broker epoch is the
-/// index of its entry, and two runs of one broker must not share it.
-fn take_batch(
-    first: Operation,
-    operations: &mut mpsc::Receiver<Operation>,
-    held: &mut Option<Operation>,
-) -> VecDeque<Operation> {
-    let alone = |operation: &Operation| matches!(operation.request, Request::RegisterBroker(_));
-    let mut batch = VecDeque::from([first]);
-    while batch.len() < BATCH && !alone(&batch[0]) {
-        match operations.try_recv() {
-            Ok(next) if alone(&next) => {
-                *held = Some(next);
-                break;
-            }
-            Ok(next) => batch.push_back(next),
-            Err(_) => break,
-        }
-    }
-    batch
-}
-
-/// What was decided for the first operations of a batch.
-struct Decided {
-    records: Vec<Record>,
-    operations: Vec<(Operation, Answer)>,
-}
-
-/// Decides operations in order, each on what those before it will have done, until a proposal is full.
-/// Those that are refused are answered here.
-fn decide(batch: &mut VecDeque<Operation>, base: &Image, rules: &Rules) -> Decided {
-    let mut decided = Decided {
-        records: Vec::new(),
-        operations: Vec::new(),
-    };
-    let mut scratch = base.clone();
-    let mut bytes = 0;
-    while let Some(operation) = batch.pop_front() {
-        let planned = match plan(&operation.request, &scratch, rules) {
-            Ok(planned) => planned,
-            Err(error) => {
-                operation.refuse(error);
-                continue;
-            }
-        };
-        let plan_bytes: usize = planned.records.iter().map(Message::encoded_len).sum();
-        if plan_bytes > MAX_PROPOSAL_BYTES {
-            operation.refuse(MetadataError::TooLarge {
-                bytes: plan_bytes,
-                limit: MAX_PROPOSAL_BYTES,
-            });
-            continue;
-        }
-        if bytes + plan_bytes > MAX_PROPOSAL_BYTES {
-            batch.push_front(operation);
-            break;
-        }
-        let proposal = Proposal {
-            planned_on: 0,
-            records: planned.records,
-        };
-        match scratch.apply(scratch.version, &proposal) {
-            Ok(next) => scratch = next,
-            Err(error) => {
-                // A decision that does not fit the image it was made on is a bug; it must not be written.
-                let reason = format!("the decision contradicts the image: {error}").into();
-                operation.refuse(MetadataError::Offline { reason });
-                continue;
-            }
-        }
-        bytes += plan_bytes;
-        decided.records.extend(proposal.records);
-        let answer = Answer::of(planned.outcome, &scratch);
-        decided.operations.push((operation, answer));
-    }
-    decided
 }
 
 /// Waits until openraft reports what is wished for.

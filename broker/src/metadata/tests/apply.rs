@@ -1,7 +1,8 @@
 //! Apply is pure: the same log gives the same image, by whatever snapshots the way led.
 
 use super::super::controller::{Request, plan};
-use super::super::raft::{Proposed, TypeConfig, open};
+use super::super::quorum_files::open;
+use super::super::raft::{Proposed, TypeConfig};
 use super::super::raft_log::State;
 use super::super::state_machine::{decode_image, encode_image};
 use super::*;

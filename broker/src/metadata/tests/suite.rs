@@ -1,6 +1,7 @@
 //! openraft's own tests of a log and a state machine, on ours.
 
-use super::super::raft::{TypeConfig, open};
+use super::super::quorum_files::open;
+use super::super::raft::TypeConfig;
 use super::super::raft_log::RaftLog;
 use super::super::state_machine::StateMachine;
 use super::*;
