@@ -153,6 +153,12 @@ impl BrokerProcess {
         self.ready = Some(ready);
     }
 
+    /// Whether the broker has written its ready file.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.ready_file.path().join("ready.json").exists()
+    }
+
     /// What the ready file says.
     ///
     /// # Panics
@@ -343,10 +349,12 @@ fn launch(
     if !given("--kafka") {
         command.args(["--kafka", "off"]);
     }
-    command
-        .arg("--ready-file")
-        .arg(ready_folder.join("ready.json"))
-        .args(&options.arguments);
+    if !given("--ready-file") {
+        command
+            .arg("--ready-file")
+            .arg(ready_folder.join("ready.json"));
+    }
+    command.args(&options.arguments);
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("LOGWEIR_") {
             command.env_remove(name);

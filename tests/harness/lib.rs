@@ -3,6 +3,12 @@
 //!
 //! Everything here may panic: a harness that fails says so at once, with what the broker logged.
 
+// The program of the READMEs is compiled and run with the doc tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+#[doc = include_str!("../../README.zh.md")]
+mod readmes {}
+
 mod broker_process;
 mod flights;
 mod grpc;

@@ -9,4 +9,13 @@
     reason = "in a test, a panic that names its line is the report"
 )]
 
+mod contract;
+mod crashes;
+mod flights;
+mod hostile;
+mod http;
+mod program;
+mod readme;
+mod startup;
 mod tidy;
+mod topics;

@@ -1,0 +1,190 @@
+//! Real kill -9 of the process under load: nothing acknowledged is lost, whoever waited for acks.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use logweir_client::{Client, Producer, ProducerRecord};
+use logweir_proto::grpc::v1;
+use logweir_tests::{
+    DEADLINE, GrpcBroker, Ledger, ServeOptions, proof_count, record, wait_until_async,
+};
+
+const PARTITIONS: i32 = 6;
+/// Loads at a time of each kind.
+const LOADS: usize = 3;
+/// Keys of one load.
+const KEYS: u64 = 5;
+/// Unanswered records of one retrying load.
+const WINDOW: usize = 64;
+
+/// A small generator (splitmix64): the same seed gives the same kills.
+struct Seeded(u64);
+
+impl Seeded {
+    fn from_environment() -> Self {
+        let seed = std::env::var("LOGWEIR_SEED")
+            .ok()
+            .and_then(|seed| seed.parse().ok());
+        let seed = seed.unwrap_or_else(|| u64::from(std::process::id()));
+        println!("LOGWEIR_SEED={seed}");
+        Self(seed)
+    }
+
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % bound
+    }
+}
+
+/// A producer as users have it: idempotent, retrying, several records in flight.
+async fn retrying_load(
+    producer: Producer,
+    name: String,
+    ledger: Arc<Ledger>,
+    stop: Arc<AtomicBool>,
+) {
+    let mut in_flight = std::collections::VecDeque::new();
+    for number in 0_u64.. {
+        if stop.load(Ordering::Relaxed) {
+            break;
+        }
+        let key = format!("{name}-{}", number % KEYS);
+        let value = ledger.value(&key);
+        let record = ProducerRecord::new("retried").key(key).value(value.clone());
+        let delivery = producer.send(record).await.expect("a send is taken");
+        in_flight.push_back((value, delivery));
+        if in_flight.len() == WINDOW {
+            settle(&ledger, in_flight.pop_front().expect("it is full")).await;
+        }
+    }
+    for sent in in_flight {
+        settle(&ledger, sent).await;
+    }
+}
+
+async fn settle(ledger: &Ledger, (value, delivery): (String, logweir_client::Delivery)) {
+    let stored = delivery
+        .await
+        .expect("a producer that retries delivers in the end");
+    // The broker may have forgotten where, not whether.
+    if let Some(offset) = stored.offset {
+        ledger.acknowledged(&value, stored.partition.get(), offset.get());
+    }
+}
+
+/// A client of the bare contract that never sends anything twice: a call that failed is given up.
+async fn bare_load(
+    address: String,
+    name: String,
+    acks: v1::Acks,
+    ledger: Arc<Ledger>,
+    stop: Arc<AtomicBool>,
+) {
+    let mut broker = None;
+    for number in 0_u64.. {
+        if stop.load(Ordering::Relaxed) {
+            break;
+        }
+        let Some(connected) = &mut broker else {
+            let connect = || async { GrpcBroker::try_connect(&address).await.ok() };
+            broker = Some(wait_until_async("the broker is back", DEADLINE, connect).await);
+            continue;
+        };
+        let key = format!("{name}-{}", number % KEYS);
+        let value = ledger.value(&key);
+        let records = vec![record(Some(&key), &value)];
+        match connected.produce_records("bare", None, acks, records).await {
+            Ok(result) if result.error.is_none() => {
+                ledger.acknowledged(&value, result.partition, result.base_offset);
+            }
+            Ok(_) => {}
+            Err(_) => broker = None,
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kills_under_load_lose_no_acknowledged_record() {
+    let kills = proof_count(50);
+    let mut seeded = Seeded::from_environment();
+    let dir = tempfile::tempdir().unwrap();
+    let mut broker = ServeOptions::on_disk(dir.path()).start();
+    let address = broker.grpc().to_owned();
+    let mut client = GrpcBroker::connect(&address).await;
+    for topic in ["retried", "bare"] {
+        // Small segments, so that kills meet rolls too.
+        client
+            .create_topic(topic, PARTITIONS, &[("segment.bytes", "65536")])
+            .await;
+    }
+
+    let (retried, bare) = (Arc::new(Ledger::default()), Arc::new(Ledger::default()));
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut loads = tokio::task::JoinSet::new();
+    for load in 0..LOADS {
+        let producer = Client::connect(&address).await.unwrap().producer().unwrap();
+        loads.spawn(retrying_load(
+            producer,
+            format!("r{load}"),
+            retried.clone(),
+            stop.clone(),
+        ));
+        let acks = if load % 2 == 0 {
+            v1::Acks::All
+        } else {
+            v1::Acks::Leader
+        };
+        let name = format!("b{load}");
+        loads.spawn(bare_load(
+            address.clone(),
+            name,
+            acks,
+            bare.clone(),
+            stop.clone(),
+        ));
+    }
+    for kill in 1..=kills {
+        let goals = [&retried, &bare].map(|ledger| ledger.acknowledged_count());
+        let more = 20 + usize::try_from(seeded.below(400)).unwrap();
+        let loaded = || async {
+            let enough = retried.acknowledged_count() >= goals[0] + more
+                && bare.acknowledged_count() >= goals[1] + 20;
+            enough.then_some(())
+        };
+        wait_until_async(
+            &format!("records are acknowledged before kill {kill}"),
+            DEADLINE,
+            loaded,
+        )
+        .await;
+        broker.kill9();
+        broker.restart();
+    }
+    stop.store(true, Ordering::Relaxed);
+    while let Some(load) = loads.join_next().await {
+        load.unwrap();
+    }
+
+    // Once as it is, once after a last kill: what a reader was shown stays.
+    for life in ["running", "killed once more"] {
+        let mut client = GrpcBroker::connect(&address).await;
+        for (topic, ledger) in [("retried", &retried), ("bare", &bare)] {
+            let verdict = ledger.check(&client.read_topic(topic).await);
+            println!("{kills} kills, {life}, {topic}: {verdict:?}");
+            assert!(
+                verdict.complaints.is_empty(),
+                "{topic}, {life}: {:#?}",
+                verdict.complaints
+            );
+            assert!(
+                verdict.acknowledged >= 20 * usize::try_from(kills).unwrap(),
+                "{verdict:?}"
+            );
+        }
+        broker.kill9();
+        broker.restart();
+    }
+}
