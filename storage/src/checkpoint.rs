@@ -15,6 +15,7 @@ const VERSION: u16 = 1;
 pub(crate) const ENTRY_LEN: usize = 36;
 const CLEAN: u32 = 1;
 const RESTARTING: u32 = 1;
+const HAS_GAPS: u32 = 2;
 
 /// Names a log within a data directory, whatever its topic is called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -95,6 +96,9 @@ pub(crate) struct LogState {
     pub(crate) last_cut: Offset,
     /// The log begins anew at its start: whatever segments there are do not count.
     pub(crate) restarting: bool,
+    /// Offsets may be missing between batches: a leader's compacted batches were copied, or the log was compacted.
+    /// Without it recovery takes a gap for damage, since base offsets are not under the CRC.
+    pub(crate) has_gaps: bool,
 }
 
 impl Default for LogState {
@@ -104,6 +108,7 @@ impl Default for LogState {
             truncations: 0,
             last_cut: Offset::ZERO,
             restarting: false,
+            has_gaps: false,
         }
     }
 }
@@ -124,7 +129,9 @@ impl LogState {
         body.extend_from_slice(&self.log_start.get().to_be_bytes());
         body.extend_from_slice(&self.truncations.to_be_bytes());
         body.extend_from_slice(&self.last_cut.get().to_be_bytes());
-        body.extend_from_slice(&(if self.restarting { RESTARTING } else { 0 }).to_be_bytes());
+        let restarting = if self.restarting { RESTARTING } else { 0 };
+        let has_gaps = if self.has_gaps { HAS_GAPS } else { 0 };
+        body.extend_from_slice(&(restarting | has_gaps).to_be_bytes());
         checked_file::frame(magic::LOG_STATE, VERSION, &body)
     }
 
@@ -135,13 +142,15 @@ impl LogState {
         let log_start = Offset::new(fields.i64()?);
         let truncations = fields.u32()?;
         let last_cut = Offset::new(fields.i64()?);
-        let restarting = fields.u32()? & RESTARTING != 0;
+        let flags = fields.u32()?;
+        let (restarting, has_gaps) = (flags & RESTARTING != 0, flags & HAS_GAPS != 0);
         fields.end()?;
         Ok(Self {
             log_start,
             truncations,
             last_cut,
             restarting,
+            has_gaps,
         })
     }
 }
@@ -172,6 +181,7 @@ mod tests {
             truncations: 2,
             last_cut: Offset::new(50),
             restarting: true,
+            has_gaps: true,
         };
         assert_eq!(LogState::decode(&state.encode()), Ok(state));
         let point = |truncations, offset| RecoveryPoint {

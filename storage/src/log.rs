@@ -14,6 +14,7 @@ use logweir_proto::record::{
 };
 use logweir_proto::{LeaderEpoch, Offset, Timestamp};
 
+use crate::checkpoint::LogState;
 use crate::config::LogConfig;
 use crate::error::{AppendError, ChangeError, ProducerError, ReadError};
 use crate::flush::flush_log;
@@ -184,11 +185,12 @@ impl Log {
         }
     }
 
-    /// Appends a leader's batch as it is, with its offset and epoch. Offsets may leave a gap (compaction); a batch
-    /// larger than a segment gets one of its own.
+    /// Appends a leader's batch as it is, with its offset and epoch. Offsets may leave a gap (compaction; the first waits for
+    /// the device); a batch larger than a segment gets one of its own.
     ///
     /// # Errors
-    /// [`AppendError::OutOfOrder`] if it lies below the log's end or its epoch below the log's last, and as
+    /// [`AppendError::OutOfOrder`] if it lies below the log's end, or more than `i32::MAX` above it, or if its epoch
+    /// lies below the log's last; and as
     /// [`AppendError`] says; the log is as it was.
     pub fn append_replica(
         &mut self,
@@ -196,12 +198,32 @@ impl Log {
         now: Timestamp,
     ) -> Result<Appended, AppendError> {
         let header = *batch.header();
-        if header.base_offset < self.log_end_offset() || header.leader_epoch < self.last_epoch {
+        let gap = header.base_offset.since(self.log_end_offset());
+        if !(0..=i64::from(i32::MAX)).contains(&gap) || header.leader_epoch < self.last_epoch {
             return Err(self.out_of_order(header.base_offset, header.leader_epoch));
+        }
+        if header.base_offset > self.log_end_offset() {
+            self.allow_gaps()?;
         }
         let (head, body) = batch.bytes().split_at(HEADER_LEN);
         self.write(&header, [head, body], now)?;
         Ok(appended(&header, Timestamp::NONE))
+    }
+
+    /// Notes that offsets may be missing, before the first ones are. Waits for the device, once in a log's life.
+    fn allow_gaps(&mut self) -> Result<(), AppendError> {
+        self.check_writable()?;
+        let state = *self.shared.state.lock();
+        if state.has_gaps {
+            return Ok(());
+        }
+        let path = self.shared.files.state();
+        let state = LogState {
+            has_gaps: true,
+            ..state
+        };
+        self.write_state(state)
+            .map_err(|error| AppendError::from_io(&path, error))
     }
 
     fn out_of_order(&self, found: Offset, found_epoch: LeaderEpoch) -> AppendError {

@@ -272,6 +272,7 @@ impl<'a> Recovery<'a> {
                 files: self.files,
                 base,
                 len,
+                has_gaps: self.state.has_gaps,
                 next,
             };
             let end = segment.scan(durable, &self.epochs)?;

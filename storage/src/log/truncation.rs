@@ -92,6 +92,7 @@ impl Log {
             truncations: state.truncations + 1,
             last_cut,
             restarting: false,
+            ..state
         }
     }
 

@@ -24,6 +24,8 @@ pub(super) struct TailSegment<'a> {
     pub(super) base: Offset,
     /// Of the file.
     pub(super) len: u64,
+    /// Offsets may be missing between batches.
+    pub(super) has_gaps: bool,
     /// Base offset of the next segment.
     pub(super) next: Option<Offset>,
 }
@@ -136,7 +138,13 @@ impl TailSegment<'_> {
     /// Why a batch with a good CRC does not count here.
     fn refuse(&self, header: &BatchHeader, expected: Offset, epoch: LeaderEpoch) -> Option<Stop> {
         let (offset, found) = (header.base_offset, header.leader_epoch);
-        if offset < expected {
+        let fits = if self.has_gaps {
+            // A segment's offsets fit 31 bits, as everywhere.
+            offset >= expected && offset.since(self.base) <= i64::from(i32::MAX)
+        } else {
+            offset == expected
+        };
+        if !fits {
             let reason = format!("batch at offset {offset} where {expected} was expected");
             return Some(Stop::Damaged(reason));
         }
