@@ -372,3 +372,6 @@ async fn open_log_dir(config: &Config) -> Result<Arc<LogDir>, BrokerError> {
         Err(error) => Err(BrokerError::Close(io::Error::other(error).to_string())),
     }
 }
+
+#[cfg(all(test, feature = "client"))]
+mod tests;
