@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use clap::Args;
+use rustix::process::{Resource, getrlimit, setrlimit};
 use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -49,6 +50,7 @@ impl ServeCommand {
             None => "in memory".to_owned(),
         };
         start_logging(&config)?;
+        raise_open_files();
         let mut signals = Signals::new()?;
 
         // A signal during the start waits until the broker can be stopped in order; a second one does not.
@@ -155,6 +157,21 @@ fn refuse_deaf(config: &Config) -> anyhow::Result<()> {
         ));
     }
     Ok(())
+}
+
+/// Takes as many open files as the system allows: each partition and each connection needs some, and the usual soft
+/// limit of 1,024 is meant for programs that call `select`.
+fn raise_open_files() {
+    let mut limit = getrlimit(Resource::Nofile);
+    if limit.current == limit.maximum {
+        return;
+    }
+    let before = limit.current;
+    limit.current = limit.maximum;
+    match setrlimit(Resource::Nofile, limit) {
+        Ok(()) => tracing::debug!(?before, now = ?limit.current, "raised the limit of open files"),
+        Err(error) => tracing::warn!(%error, ?before, "cannot raise the limit of open files"),
+    }
 }
 
 /// Sends log lines to standard error. A plain level is meant for Logweir; libraries stay at warnings.
