@@ -121,11 +121,13 @@ impl LogFlush {
         dirs.iter().try_for_each(|dir| disk.sync_dir(dir))
     }
 
-    /// Forgets the files of segments from `base` on, and what flushes in progress will say.
-    pub(crate) fn truncate(&self, base: Offset) {
+    /// Forgets the files of segments from `base` on, and what flushes in progress will say; `lower` moves the
+    /// ends, so that no flush from before can raise them again.
+    pub(crate) fn truncate(&self, base: Offset, lower: impl FnOnce()) {
         let mut unsynced = self.unsynced.lock();
         unsynced.files.retain(|file| file.base < base);
         unsynced.truncations += 1;
+        lower();
     }
 
     /// Lets go of all files. Only when everything is durable.
@@ -214,7 +216,8 @@ pub(crate) fn flush_log(context: &DirContext, log: &LogShared) -> Result<Offset,
     log.flush
         .complete(&snapshot, || log.offsets.advance_durable(snapshot.end));
     context.writeback.flushed(snapshot.bytes);
-    Ok(snapshot.end)
+    // Not the snapshot's end: a truncation may have overtaken the sync.
+    Ok(log.offsets.durable_end())
 }
 
 #[derive(Debug, Default)]
@@ -301,7 +304,7 @@ impl GroupCommit {
         queue.later.retain(|(due, log)| {
             let is_due = *due <= now;
             if is_due {
-                log.flush.timed.store(false, Ordering::SeqCst);
+                log.flush.timed.swap(false, Ordering::AcqRel);
             }
             if is_due && !log.flush.queued.swap(true, Ordering::AcqRel) {
                 logs.push(Arc::clone(log));
@@ -311,7 +314,8 @@ impl GroupCommit {
         drop(queue);
         for log in logs {
             // Before the sync: what is appended from here on asks anew.
-            log.flush.queued.store(false, Ordering::SeqCst);
+            // A swap, so that whoever found it set is seen here with what it appended.
+            log.flush.queued.swap(false, Ordering::AcqRel);
             if let Ok(end) = flush_log(context, &log) {
                 log.flush.tell(FlushOutcome::Durable(end));
             }

@@ -62,12 +62,12 @@ impl LogDir {
         path: &Path,
         config: LogDirConfig,
     ) -> Result<Arc<Self>, OpenError> {
-        make_durable_dir(disk.as_ref(), path).map_err(OpenError::io(path))?;
+        let paths = DirPaths::new(path);
+        make_durable_dir(disk.as_ref(), &paths).map_err(OpenError::io(path))?;
         let lock = disk.lock_dir(path).map_err(|source| OpenError::Locked {
             path: path.to_path_buf(),
             source,
         })?;
-        let paths = DirPaths::new(path);
         let directory_id = identity::load_or_create(disk.as_ref(), &paths)?;
         let (points, was_clean) = load_points(disk.as_ref(), &paths, directory_id)?;
         let same_boot = identity::mark_running(disk.as_ref(), &paths, directory_id)?;
@@ -339,20 +339,27 @@ impl Drop for LogDir {
     }
 }
 
-/// Makes a directory so that a power cut does not take it, with its parents, away again.
-fn make_durable_dir(disk: &dyn Disk, path: &Path) -> std::io::Result<()> {
-    let mut parents = Vec::new();
-    for dir in path.ancestors() {
-        if dir.as_os_str().is_empty() || disk.exists(dir)? {
-            break;
+/// Makes a directory so that a power cut does not take it, with its parents, away again. One with an identity
+/// is known to be durable; one without may be what a start that failed left behind.
+fn make_durable_dir(disk: &dyn Disk, paths: &DirPaths) -> std::io::Result<()> {
+    let root = paths.root();
+    disk.create_dir_all(root)?;
+    if !disk.exists(&paths.directory())? {
+        for parent in root.ancestors().skip(1) {
+            let parent = if parent.as_os_str().is_empty() {
+                Path::new(".")
+            } else {
+                parent
+            };
+            match disk.sync_dir(parent) {
+                // Directories of others were there before.
+                Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => break,
+                outcome => outcome?,
+            }
         }
-        parents.push(dir.parent().filter(|parent| !parent.as_os_str().is_empty()));
     }
-    disk.create_dir_all(path)?;
-    for parent in parents.into_iter().rev() {
-        disk.sync_dir(parent.unwrap_or(Path::new(".")))?;
-    }
-    Ok(())
+    // What a start that failed left in it counts from here on.
+    disk.sync_dir(root)
 }
 
 /// Later than anything that waits.

@@ -7,7 +7,7 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use arc_swap::ArcSwapOption;
 use logweir_proto::Offset;
@@ -40,6 +40,8 @@ pub(crate) struct Segment {
     open: ArcSwapOption<OpenSegment>,
     /// Held while opening, so that a segment is mapped once. True once its name may be another's.
     opening: Mutex<bool>,
+    /// It is being appended to: its map is the writer's, and a second one would never see what comes.
+    appended_to: AtomicBool,
     /// What the budget of maps goes by.
     last_used: AtomicU64,
     /// Bytes in the file; for the active segment, valid bytes.
@@ -67,6 +69,7 @@ impl Segment {
             files,
             open: ArcSwapOption::empty(),
             opening: Mutex::new(false),
+            appended_to: AtomicBool::new(false),
             last_used: AtomicU64::new(0),
             len: AtomicU64::new(len),
             summary: Mutex::new(None),
@@ -106,6 +109,14 @@ impl Segment {
     pub(crate) fn close(&self) {
         if let Some(open) = self.open.swap(None) {
             self.len.store(open.map.published(), Ordering::Release);
+        }
+    }
+
+    /// As [`Segment::close`], but leaves a segment alone that is being appended to.
+    pub(crate) fn close_if_sealed(&self) {
+        let _opening = self.opening.lock();
+        if !self.appended_to.load(Ordering::Acquire) {
+            self.close();
         }
     }
 

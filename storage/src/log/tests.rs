@@ -14,7 +14,9 @@ use crate::log_dir::LogDir;
 
 mod basics;
 mod damage;
+mod faults;
 mod model;
+mod regressions;
 
 const EPOCH: LeaderEpoch = LeaderEpoch::new(1);
 

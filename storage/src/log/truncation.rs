@@ -54,7 +54,8 @@ impl Log {
             at + 1
         };
         let state = self.capped_state(cut, log_start);
-        self.shared.offsets.truncate(cut);
+        let offsets = &self.shared.offsets;
+        self.shared.flush.truncate(cut, || offsets.truncate(cut));
         self.cut(&segments, kept, cut, state)?;
         Ok(cut)
     }
@@ -72,7 +73,10 @@ impl Log {
             ..self.capped_state(cut, offset)
         };
         let segments = self.shared.segments.load_full();
-        self.shared.offsets.restart(offset);
+        let offsets = &self.shared.offsets;
+        self.shared
+            .flush
+            .truncate(offset, || offsets.restart(offset));
         self.cut(&segments, 0, offset, state)?;
         let path = self.shared.files.state();
         let state = LogState {
@@ -104,7 +108,6 @@ impl Log {
         cut: Offset,
         state: LogState,
     ) -> Result<(), ChangeError> {
-        self.shared.flush.truncate(cut);
         let (keep, drop) = segments.0.split_at(kept);
         let outcome = self
             .write_state(state)

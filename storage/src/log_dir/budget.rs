@@ -95,7 +95,7 @@ impl MapBudget {
         mapped.extend(kept.iter().map(Arc::downgrade));
         drop(mapped);
         for segment in live {
-            segment.close();
+            segment.close_if_sealed();
         }
     }
 

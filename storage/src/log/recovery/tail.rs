@@ -1,6 +1,7 @@
 //! Scans one segment from the recovery point on, to find where its batches end.
 
 use std::io;
+use std::path::Path;
 
 use logweir_proto::record::BatchHeader;
 use logweir_proto::{LeaderEpoch, Offset};
@@ -14,6 +15,8 @@ use crate::segment::{Scanner, Stop};
 
 /// So much below the recovery point is checked as well: what a failing disk does to the last writes.
 const MARGIN_BYTES: u32 = 1 << 20;
+/// Bytes are made durable in pieces of this size.
+const REWRITE_BYTES: usize = 1 << 20;
 /// New index entries are this far apart, whatever the topic says.
 const INTERVAL_BYTES: u32 = 4096;
 
@@ -32,6 +35,8 @@ pub(super) struct TailSegment<'a> {
 
 /// Where the batches of a segment end.
 pub(super) struct SegmentEnd {
+    /// Where the scan began.
+    start: IndexEntry,
     pub(super) place: IndexEntry,
     /// Epochs that begin in the scanned part.
     pub(super) epochs: Vec<(LeaderEpoch, Offset)>,
@@ -126,6 +131,7 @@ impl TailSegment<'_> {
         let soiled = !ends && !scanner.rest_is_zero().map_err(OpenError::io(&path))?;
         let index_is_wrong = false;
         Ok(Some(SegmentEnd {
+            start,
             place,
             epochs: found,
             stop,
@@ -161,27 +167,38 @@ impl TailSegment<'_> {
         let grown = end.place.offset > durable;
         if grown || end.soiled {
             let path = self.files.segment(self.base);
-            let file = self
-                .disk
-                .open(&path, OpenMode::Write)
+            self.make_durable(&path, end)
                 .map_err(OpenError::io(&path))?;
-            if end.soiled {
-                let valid = u64::from(end.place.position);
-                tracing::warn!(
-                    file = %path.display(), valid, len = self.len, "removed: a torn write"
-                );
-                file.set_len(valid).map_err(OpenError::io(&path))?;
-            }
-            file.sync().map_err(OpenError::io(&path))?;
-            self.disk
-                .sync_dir(self.files.dir())
-                .map_err(OpenError::io(self.files.dir()))?;
         }
         if grown || end.index_is_wrong {
             self.write_index(end)
                 .map_err(OpenError::io(&self.files.index(self.base)))?;
         }
         Ok(())
+    }
+
+    fn make_durable(&self, path: &Path, end: &SegmentEnd) -> io::Result<()> {
+        let file = self.disk.open(path, OpenMode::Write)?;
+        let valid = u64::from(end.place.position);
+        if end.soiled {
+            tracing::warn!(file = %path.display(), valid, len = self.len, "removed: a torn write");
+            file.set_len(valid)?;
+        }
+        // The last run may have ended because a sync failed. Then these bytes are in memory only and count as
+        // clean, so that a sync alone would do nothing: they are written again.
+        let mut buffer = Vec::new();
+        let mut position = u64::from(end.start.position);
+        while position < valid {
+            let len = usize::try_from(valid - position)
+                .unwrap_or(usize::MAX)
+                .min(REWRITE_BYTES);
+            buffer.resize(len, 0);
+            file.read_at(&mut buffer, position)?;
+            file.write_at(&buffer, position)?;
+            position += len as u64;
+        }
+        file.sync()?;
+        self.disk.sync_dir(self.files.dir())
     }
 
     fn write_index(&self, end: &SegmentEnd) -> io::Result<()> {

@@ -1,0 +1,265 @@
+//! Bugs that were there once, each with its story.
+
+use super::*;
+use crate::disk::{DiskOp, PowerCut};
+use crate::flush::FlushOutcome;
+use std::path::Path;
+use std::sync::Mutex;
+
+fn quiet() -> LogDirConfig {
+    LogDirConfig {
+        threads: false,
+        reserve_bytes: 0,
+        ..LogDirConfig::default()
+    }
+}
+
+fn per_ack() -> LogConfig {
+    LogConfig {
+        flush: FlushPolicy::PER_ACK,
+        ..small_segments()
+    }
+}
+
+fn dir_on(disk: &SimDisk, config: LogDirConfig) -> Arc<LogDir> {
+    LogDir::open(Arc::new(disk.clone()), Path::new("/srv/data"), config).unwrap()
+}
+
+fn topic(n: u8) -> TopicId {
+    TopicId::new([n; 16])
+}
+
+/// The data directory was made and used, but nobody had synced the name of the directory in its parent: a power cut
+/// took everything away.
+#[test]
+fn acknowledged_records_survive_although_the_data_directory_is_new() {
+    for seed in 0..100 {
+        let disk = SimDisk::new(1 << 30);
+        disk.create_dir_all(Path::new("/srv")).unwrap();
+        disk.sync_dir(Path::new("/")).unwrap();
+        let dir = dir_on(&disk, quiet());
+        let mut log = open_log(&dir, &per_ack());
+        log.append(&batch(&["a"], 1), EPOCH, Timestamp::new(1))
+            .unwrap();
+        dir.drive(false);
+        assert_eq!(log.durable_end_offset(), Offset::new(1));
+        disk.power_cut(seed, PowerCut::LoseUnsynced);
+        drop((log, dir));
+        let dir = dir_on(&disk, quiet());
+        let log = open_log(&dir, &per_ack());
+        assert_eq!(log.log_end_offset(), Offset::new(1), "seed {seed}");
+    }
+}
+
+/// A broker was killed between making a log's directory and the first flush. The next run found the directory
+/// there and never synced its names.
+#[test]
+fn names_made_before_a_kill_are_durable_with_the_first_flush_after_it() {
+    for seed in 0..100 {
+        let disk = SimDisk::new(1 << 30);
+        disk.create_dir_all(Path::new("/srv/data")).unwrap();
+        disk.sync_dir(Path::new("/")).unwrap();
+        disk.sync_dir(Path::new("/srv")).unwrap();
+        let dir = dir_on(&disk, quiet());
+        let log = open_log(&dir, &per_ack());
+        disk.power_cut(seed, PowerCut::KeepAll);
+        drop((log, dir));
+        let dir = dir_on(&disk, quiet());
+        let mut log = open_log(&dir, &per_ack());
+        log.append(&batch(&["a"], 1), EPOCH, Timestamp::new(1))
+            .unwrap();
+        dir.drive(false);
+        assert_eq!(log.durable_end_offset(), Offset::new(1));
+        disk.power_cut(seed, PowerCut::LoseUnsynced);
+        drop((log, dir));
+        let dir = dir_on(&disk, quiet());
+        let log = open_log(&dir, &per_ack());
+        assert_eq!(log.log_end_offset(), Offset::new(1), "seed {seed}");
+    }
+}
+
+/// A segment that a reader had mapped and that was then appended to was closed by the budget of maps. Readers
+/// mapped it a second time, up to where it ended then, and saw nothing that came later.
+#[test]
+fn the_budget_never_closes_the_segment_that_is_appended_to() {
+    let disk = SimDisk::new(1 << 30);
+    let config = LogDirConfig {
+        max_mapped_segments: Some(2),
+        ..quiet()
+    };
+    let config_log = small_segments();
+    let dir = dir_on(&disk, config.clone());
+    let mut log = open_log(&dir, &config_log);
+    for nth in 0..3 {
+        log.append(&batch(&["x"], nth), EPOCH, Timestamp::new(nth))
+            .unwrap();
+    }
+    log.close().unwrap();
+    drop(log);
+    dir.close().unwrap();
+    drop(dir);
+    let dir = dir_on(&disk, config);
+    let mut log = open_log(&dir, &config_log);
+    assert_eq!(read_all(&log, 0).len(), 3); // a consumer reads before anything is appended
+    log.append(&batch(&["y"], 4), EPOCH, Timestamp::new(4))
+        .unwrap();
+    // Other logs' segments push it out.
+    let mut others = Vec::new();
+    for n in 10..14 {
+        let mut other = dir
+            .open_log(
+                "o",
+                topic(n),
+                PartitionId::new(0),
+                config_log.clone(),
+                Box::new(|_| {}),
+            )
+            .unwrap();
+        for nth in 0..40 {
+            other
+                .append(
+                    &batch(&["some longer value that fills segments"], nth),
+                    EPOCH,
+                    Timestamp::new(nth),
+                )
+                .unwrap();
+        }
+        others.push(other);
+    }
+    // A consumer reads again, which maps the evicted segment a second time; then the producer goes on.
+    assert_eq!(read_all(&log, 0).len(), 4);
+    log.append(&batch(&["z"], 5), EPOCH, Timestamp::new(5))
+        .unwrap();
+    let slice = log
+        .reader()
+        .read(Offset::new(4), 1000, Offset::MAX)
+        .unwrap();
+    assert_eq!(
+        values(&slice.bytes).len(),
+        1,
+        "the last record must be readable"
+    );
+}
+
+/// A flush that waited while its log was deleted could not sync the directory that was gone, and took the data
+/// directory offline.
+#[test]
+fn deleting_a_log_with_a_flush_waiting_leaves_the_directory_online() {
+    let disk = SimDisk::new(1 << 30);
+    let dir = dir_on(&disk, quiet());
+    let mut log = open_log(&dir, &per_ack());
+    log.append(&batch(&["a"], 1), EPOCH, Timestamp::new(1))
+        .unwrap();
+    dir.delete_log(log).unwrap();
+    dir.drive(false);
+    assert_eq!(dir.offline(), None);
+}
+
+/// A flush that a truncation overtook told the end from before: records of the new epoch were acknowledged that no
+/// disk had.
+#[test]
+fn a_flush_from_before_a_truncation_says_nothing_about_what_came_after() {
+    let disk = SimDisk::new(1 << 30);
+    let dir = dir_on(&disk, quiet());
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let sink = Arc::clone(&told);
+    let on_flush = Box::new(move |outcome| sink.lock().unwrap().push(outcome));
+    let log = dir
+        .open_log("t", topic(1), PartitionId::new(0), per_ack(), on_flush)
+        .unwrap();
+    let log = Arc::new(Mutex::new(log));
+    {
+        let mut log = log.lock().unwrap();
+        for nth in 0..10 {
+            log.append(&batch(&["old"], nth), EPOCH, Timestamp::new(nth))
+                .unwrap();
+        }
+    }
+    // While the sync waits, the log is cut to 2 and a new leader's record takes offset 2.
+    let (shared, once) = (Arc::clone(&log), Mutex::new(true));
+    disk.set_hook(Some(Arc::new(move |op, path| {
+        let first = op == DiskOp::Sync
+            && path.to_string_lossy().ends_with("0000.log")
+            && std::mem::take(&mut *once.lock().unwrap());
+        if first {
+            let mut log = shared.lock().unwrap();
+            log.truncate_to(Offset::new(2)).unwrap();
+            log.append(&batch(&["new"], 1), LeaderEpoch::new(2), Timestamp::new(1))
+                .unwrap();
+        }
+    })));
+    let target = disk.clone();
+    let before = target.operations();
+    // One round of the group commit: the hook cuts the log in the middle of it.
+    dir.drive(false);
+    disk.set_hook(None);
+    assert!(target.operations() > before);
+    let log = log.lock().unwrap();
+    for outcome in told.lock().unwrap().iter() {
+        if let FlushOutcome::Durable(end) = outcome {
+            assert!(
+                *end <= log.log_end_offset(),
+                "told {end}, but the log ends at {}",
+                log.log_end_offset()
+            );
+        }
+    }
+}
+
+/// A log start that was renamed into place but not yet synced decided what to remove at the next start; a power
+/// cut then kept the removals and lost the log start.
+#[test]
+fn a_log_start_that_is_not_durable_removes_nothing_durably() {
+    for seed in 0..300 {
+        let disk = SimDisk::new(1 << 30);
+        disk.create_dir_all(Path::new("/srv/data")).unwrap();
+        disk.sync_dir(Path::new("/")).unwrap();
+        disk.sync_dir(Path::new("/srv")).unwrap();
+        let dir = dir_on(&disk, quiet());
+        let mut log = open_log(&dir, &per_ack());
+        for nth in 0..60 {
+            log.append(
+                &batch(&["some value that fills segments soon"], nth),
+                EPOCH,
+                Timestamp::new(nth),
+            )
+            .unwrap();
+        }
+        dir.drive(true);
+        // Killed between the rename of log-state and the sync of the directory.
+        disk.inject(
+            crate::disk::SimFault::new(std::io::ErrorKind::Other)
+                .on(DiskOp::SyncDir)
+                .forever(),
+        );
+        log.delete_records_before(Offset::new(40)).unwrap_err();
+        disk.clear_faults();
+        disk.power_cut(seed, PowerCut::KeepAll);
+        drop((log, dir));
+        let dir = dir_on(&disk, quiet());
+        disk.inject(
+            crate::disk::SimFault::new(std::io::ErrorKind::Other)
+                .at(1 + seed % 20)
+                .forever(),
+        );
+        let log = dir.open_log(
+            "t",
+            topic(1),
+            PartitionId::new(0),
+            per_ack(),
+            Box::new(|_| {}),
+        );
+        disk.clear_faults();
+        disk.power_cut(seed, PowerCut::LoseUnsynced);
+        drop((log, dir));
+        let dir = dir_on(&disk, quiet());
+        let opened = dir.open_log(
+            "t",
+            topic(1),
+            PartitionId::new(0),
+            per_ack(),
+            Box::new(|_| {}),
+        );
+        assert!(opened.is_ok(), "seed {seed}: {:?}", opened.err());
+    }
+}
