@@ -69,6 +69,9 @@ pub(crate) type Transport = BoxCloneSyncService<Request, Response, TransportErro
 
 /// A connection to a broker. Cheap to clone; clones share it.
 ///
+/// Admin calls go over this connection; each producer and each reader makes one of its own, so that one that is
+/// held back does not hold others back.
+///
 /// ```no_run
 /// # async fn example() -> logweir_client::Result<()> {
 /// use logweir_client::{Client, ProducerRecord};
@@ -83,10 +86,12 @@ pub(crate) type Transport = BoxCloneSyncService<Request, Response, TransportErro
 #[derive(Clone)]
 pub struct Client {
     shared: Arc<Shared>,
+    transport: Transport,
 }
 
 struct Shared {
-    transport: Transport,
+    /// Makes further connections; none for an in-process service.
+    endpoint: Option<Endpoint>,
     config: ClientConfig,
     clock: WallClock,
     metadata: Metadata,
@@ -141,7 +146,7 @@ impl Client {
     /// # Panics
     /// Outside of a tokio runtime.
     pub fn producer_with(&self, config: ProducerConfig) -> Result<Producer> {
-        Producer::open(self.clone(), config)
+        Producer::open(self.with_own_connection(), config)
     }
 
     /// A reader with the default settings and no partitions yet.
@@ -156,8 +161,11 @@ impl Client {
     ///
     /// # Errors
     /// If the settings are not valid.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
     pub fn reader_with(&self, config: ReaderConfig) -> Result<Reader> {
-        Reader::open(self.clone(), config)
+        Reader::open(self.with_own_connection(), config)
     }
 
     /// Topics, configuration, offsets and the cluster.
@@ -184,6 +192,22 @@ impl Client {
         &self.shared.clock
     }
 
+    /// The same client over a connection of its own, made when it is first used.
+    ///
+    /// Streams of one connection share its flow-control window: readers that are not polled would fill it, and
+    /// then nothing else would get through. So each producer and each reader has its own.
+    pub(crate) fn with_own_connection(&self) -> Self {
+        let Some(endpoint) = &self.shared.endpoint else {
+            return self.clone();
+        };
+        let channel = endpoint.connect_lazy().map_err(TransportError::new);
+        let transport = identified(BoxCloneSyncService::new(channel), &self.shared.config);
+        Self {
+            shared: Arc::clone(&self.shared),
+            transport,
+        }
+    }
+
     pub(crate) fn metadata(&self) -> &Metadata {
         &self.shared.metadata
     }
@@ -198,22 +222,22 @@ impl Client {
     }
 
     pub(crate) fn produce_service(&self) -> ProduceServiceClient<Transport> {
-        ProduceServiceClient::new(self.shared.transport.clone())
+        ProduceServiceClient::new(self.transport.clone())
             .max_decoding_message_size(self.shared.config.max_response_bytes)
     }
 
     pub(crate) fn fetch_service(&self) -> FetchServiceClient<Transport> {
-        FetchServiceClient::new(self.shared.transport.clone())
+        FetchServiceClient::new(self.transport.clone())
             .max_decoding_message_size(self.shared.config.max_response_bytes)
     }
 
     pub(crate) fn topic_service(&self) -> TopicServiceClient<Transport> {
-        TopicServiceClient::new(self.shared.transport.clone())
+        TopicServiceClient::new(self.transport.clone())
             .max_decoding_message_size(self.shared.config.max_response_bytes)
     }
 
     pub(crate) fn cluster_service(&self) -> ClusterServiceClient<Transport> {
-        ClusterServiceClient::new(self.shared.transport.clone())
+        ClusterServiceClient::new(self.transport.clone())
             .max_decoding_message_size(self.shared.config.max_response_bytes)
     }
 
@@ -314,10 +338,8 @@ impl ClientBuilder {
             )
             .with_action("is a broker running there? `logweir serve` starts one")
         })?;
-        Ok(self.build(
-            BoxCloneSyncService::new(channel.map_err(TransportError::new)),
-            target,
-        ))
+        let transport = BoxCloneSyncService::new(channel.map_err(TransportError::new));
+        Ok(self.build(transport, Some(endpoint), target))
     }
 
     /// Like [`Self::connect`], but the first connection is made by the first request. Needs a tokio runtime all the same.
@@ -327,11 +349,8 @@ impl ClientBuilder {
     pub fn connect_lazy(self, address: impl AsRef<str>) -> Result<Client> {
         self.config.validate()?;
         let (endpoint, target) = self.endpoint(address.as_ref())?;
-        let channel = endpoint.connect_lazy();
-        Ok(self.build(
-            BoxCloneSyncService::new(channel.map_err(TransportError::new)),
-            target,
-        ))
+        let channel = endpoint.connect_lazy().map_err(TransportError::new);
+        Ok(self.build(BoxCloneSyncService::new(channel), Some(endpoint), target))
     }
 
     /// A client of an in-process service, such as tonic's `Routes`.
@@ -350,7 +369,11 @@ impl ClientBuilder {
         let service = service
             .map_response(|response: http::Response<B>| response.map(tonic::body::Body::new))
             .map_err(TransportError::new);
-        Ok(self.build(BoxCloneSyncService::new(service), "in process".to_owned()))
+        Ok(self.build(
+            BoxCloneSyncService::new(service),
+            None,
+            "in process".to_owned(),
+        ))
     }
 
     fn endpoint(&self, address: &str) -> Result<(Endpoint, String)> {
@@ -387,29 +410,31 @@ impl ClientBuilder {
         Ok((endpoint, target))
     }
 
-    fn build(self, transport: Transport, target: String) -> Client {
-        let client_id = http::HeaderValue::from_str(&self.config.client_id)
-            .expect("validate() lets only printable ASCII through");
-        let transport = transport.map_request(move |mut request: Request| {
-            let headers = request.headers_mut();
-            headers.insert(CLIENT_ID_KEY, client_id.clone());
-            headers.insert(
-                http::header::USER_AGENT,
-                http::HeaderValue::from_static(SOFTWARE),
-            );
-            request
-        });
-        let metadata = Metadata::new(self.config.metadata_max_age);
+    fn build(self, transport: Transport, endpoint: Option<Endpoint>, target: String) -> Client {
         Client {
+            transport: identified(transport, &self.config),
             shared: Arc::new(Shared {
-                transport: BoxCloneSyncService::new(transport),
+                endpoint,
+                metadata: Metadata::new(self.config.metadata_max_age),
                 config: self.config,
                 clock: self.clock,
-                metadata,
                 target,
             }),
         }
     }
+}
+
+/// A transport that says with each request who asks.
+fn identified(transport: Transport, config: &ClientConfig) -> Transport {
+    let client_id = http::HeaderValue::from_str(&config.client_id)
+        .expect("validate() lets only printable ASCII through");
+    let software = http::HeaderValue::from_static(SOFTWARE);
+    BoxCloneSyncService::new(transport.map_request(move |mut request: Request| {
+        let headers = request.headers_mut();
+        headers.insert(CLIENT_ID_KEY, client_id.clone());
+        headers.insert(http::header::USER_AGENT, software.clone());
+        request
+    }))
 }
 
 /// An error with its causes, the last of which says what happened.

@@ -1,29 +1,10 @@
-//! Client of the Logweir log broker: producer, reader and admin calls over gRPC.
+#![doc = include_str!("../README.md")]
 //!
-//! ```no_run
-//! # async fn example() -> logweir_client::Result<()> {
-//! use logweir_client::{Client, NewTopic, ProducerRecord, StartAt};
+//! # Where things are
 //!
-//! let client = Client::connect("127.0.0.1:9093").await?;
-//! client.admin().create_topic(NewTopic::new("flights").partitions(12)).await?;
-//!
-//! let producer = client.producer()?;
-//! let delivery = producer.send(ProducerRecord::new("flights").key("N14228").value("EWR,IAH")).await?;
-//! println!("stored at offset {:?}", delivery.await?.offset);
-//! producer.close().await?;
-//!
-//! let mut reader = client.reader()?;
-//! reader.assign_topic("flights", StartAt::Earliest).await?;
-//! reader.stop_at_end();
-//! while let Some(record) = reader.next().await? {
-//!     println!("{}-{} {}: {:?}", record.topic, record.partition, record.offset, record.value);
-//! }
-//! # Ok(())
-//! # }
-//! ```
-//!
-//! Everything is opened from a [`Client`], which connects anew by itself. Errors are one type,
-//! [`Error`], whose [`ErrorKind`] says what to do next.
+//! Everything is opened from a [`Client`], which connects anew by itself: [`Client::producer`],
+//! [`Client::reader`], [`Client::admin`]. Settings are [`ClientConfig`], [`ProducerConfig`] and
+//! [`ReaderConfig`]. Errors are one type, [`Error`], whose [`ErrorKind`] says what to do next.
 
 mod admin;
 mod backoff;

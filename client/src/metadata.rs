@@ -2,10 +2,12 @@
 //! shows that they are stale.
 //!
 //! The cache is shared by everything opened from one [`Client`]; it holds at most [`MAX_TOPICS`] and
-//! forgets the one not refreshed for longest. One look-up per topic is under way at a time per caller
-//! chain: a second caller waits for the first and takes its result.
+//! forgets the one not refreshed for longest. One look-up per topic is under way at a time: a second
+//! caller waits for the first and takes its result.
 
 use std::collections::HashMap;
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -50,8 +52,10 @@ impl TopicMetadata {
 /// The cache.
 pub(crate) struct Metadata {
     topics: RwLock<HashMap<Arc<str>, Arc<TopicMetadata>>>,
-    /// Held while a topic is asked for, so that many waiting senders cause one request.
-    asking: tokio::sync::Mutex<()>,
+    /// Held while a topic is asked for, so that many waiting senders cause one request; by the name's hash, so
+    /// that one slow topic holds up few others.
+    asking: [tokio::sync::Mutex<()>; 16],
+    hasher: RandomState,
     max_age: Duration,
 }
 
@@ -59,7 +63,8 @@ impl Metadata {
     pub(crate) fn new(max_age: Duration) -> Self {
         Self {
             topics: RwLock::default(),
-            asking: tokio::sync::Mutex::default(),
+            asking: Default::default(),
+            hasher: RandomState::new(),
             max_age,
         }
     }
@@ -91,7 +96,8 @@ impl Metadata {
         auto_create: bool,
     ) -> Result<Arc<TopicMetadata>> {
         let wanted_since = Instant::now();
-        let _asking = self.asking.lock().await;
+        let slot = self.hasher.hash_one(topic) % self.asking.len() as u64;
+        let _asking = self.asking[usize::try_from(slot).unwrap_or(0)].lock().await;
         if let Some(found) = self.topics.read().get(topic)
             && found.described_at > wanted_since
         {

@@ -444,7 +444,8 @@ async fn find_all(
     let mut findings = Vec::new();
     for (topic, places) in topics {
         // A topic that is not there shows at each of its partitions below.
-        if let Ok(metadata) = client.metadata().topic(&client, &topic, false).await
+        // Not from the cache: a topic made anew has another id.
+        if let Ok(metadata) = client.metadata().refresh(&client, &topic, false).await
             && metadata.id != TopicId::ZERO
         {
             findings.extend(

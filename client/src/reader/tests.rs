@@ -469,6 +469,13 @@ async fn a_topic_made_anew_is_not_taken_for_the_old_one() {
         "{error}"
     );
     assert!(error.action().contains("assign it again"), "{error}");
+    reader
+        .assign("t", PartitionId::new(0), StartAt::Earliest)
+        .unwrap();
+    assert_eq!(
+        reader.next().await.unwrap().unwrap().value.as_deref(),
+        Some(&b"other"[..])
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -587,4 +594,41 @@ async fn reading_goes_on_over_a_socket_after_the_broker_was_restarted() {
         Offset::new(100)
     );
     assert_eq!(reader.metrics().connections_lost, 1);
+}
+
+#[tokio::test]
+async fn readers_that_are_not_polled_hold_up_neither_producers_nor_admin_calls() {
+    let broker = MockBroker::new().with_topic("t", 1).with_topic("u", 1);
+    let large = "x".repeat(1 << 20);
+    for _ in 0..12 {
+        let mut builder = BatchBuilder::new(Compression::None);
+        builder
+            .append(Timestamp::new(1), None, Some(large.as_bytes()), &[])
+            .unwrap();
+        broker.append_batch("t", 0, builder.build().unwrap());
+    }
+    let listening = broker.listen();
+    let client = crate::Client::connect(listening.address.to_string())
+        .await
+        .unwrap();
+    let mut readers = Vec::new();
+    for _ in 0..4 {
+        let mut reader = client.reader().unwrap();
+        reader
+            .assign("t", PartitionId::new(0), StartAt::Earliest)
+            .unwrap();
+        reader.next().await.unwrap().unwrap();
+        readers.push(reader);
+    }
+    let producer = client.producer().unwrap();
+    for _ in 0..100 {
+        let record = crate::ProducerRecord::new("u").value("y");
+        producer.send(record).await.unwrap().await.unwrap();
+        client.admin().describe_topic("u").await.unwrap();
+    }
+    for reader in &mut readers {
+        for _ in 1..12 {
+            reader.next().await.unwrap().unwrap();
+        }
+    }
 }

@@ -152,6 +152,12 @@ fn check(seed: u64, broker: &MockBroker, outcomes: &[Outcome]) {
                 }
             }
             Err(error) => {
+                // This broker forgets nothing that it acknowledged.
+                let blamed = error.code() == Some(ErrorCode::OutOfOrderSequenceNumber);
+                assert!(
+                    !blamed || error.may_have_happened(),
+                    "seed {seed}: {name}: {error}"
+                );
                 assert!(
                     places.len() <= 1,
                     "seed {seed}: {name} is stored at {places:?}"
