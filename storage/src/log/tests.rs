@@ -15,6 +15,7 @@ use crate::log_dir::LogDir;
 mod basics;
 mod damage;
 mod faults;
+mod full_disk;
 mod model;
 mod regressions;
 
