@@ -210,7 +210,10 @@ async fn messages_that_are_really_sent_stay_within_the_byte_budget() {
         })
         .collect();
     wait_until("all is sent, or refused", DEADLINE, || {
-        peers.iter_mut().filter(|peer| !peer.push()).count() == 0
+        peers
+            .iter_mut()
+            .map(Flood::push)
+            .fold(true, |all, done| all && done)
     });
     let sent: u64 = peers.iter().map(|peer| peer.sent).sum();
     // A good client is served, or told at once that there is no room, which it may try again.

@@ -105,6 +105,21 @@ fn files_below(folder: &Path) -> Vec<PathBuf> {
     files
 }
 
+/// The first byte of a metadata file, and one in each topic's name, wherever it stands.
+fn places_to_damage(bytes: &[u8]) -> Vec<u64> {
+    let found = bytes
+        .windows(6)
+        .enumerate()
+        .filter(|(_, window)| *window == b"topic-");
+    let names = found.map(|(at, _)| u64::try_from(at).unwrap());
+    let places: Vec<u64> = std::iter::once(0).chain(names).collect();
+    assert!(
+        places.len() > 3,
+        "the topics' names are not in it: {places:?}"
+    );
+    places
+}
+
 /// Flips the bits of one byte and gives what it was.
 fn flip(path: &Path, at: u64) {
     let mut file = fs::OpenOptions::new()
@@ -124,24 +139,24 @@ async fn a_damaged_metadata_file_is_refused_by_name_and_nothing_is_made_anew() {
     let dir = tempfile::tempdir().unwrap();
     let mut broker = ServeOptions::on_disk(dir.path()).start();
     let mut client = GrpcBroker::connect(broker.grpc()).await;
-    for topic in ["a", "b", "c"] {
+    for topic in ["topic-a", "topic-b", "topic-c"] {
         client.create_topic(topic, 2, &[]).await;
     }
-    client.produce_value("a", 0, "kept").await;
+    client.produce_value("topic-a", 0, "kept").await;
     broker.terminate();
 
     let metadata = metadata_files(dir.path());
     assert!(!metadata.is_empty(), "{:?}", files_below(dir.path()));
     for path in &metadata {
-        let length = fs::metadata(path).unwrap().len();
-        for at in [0, length / 3, length / 2] {
+        for at in places_to_damage(&fs::read(path).unwrap()) {
             flip(path, at);
-            println!("byte {at} of {length} of {} is damaged", path.display());
+            println!("byte {at} of {} is damaged", path.display());
             let log = refused(ServeOptions::on_disk(dir.path()));
-            let name = path.file_name().unwrap().to_str().unwrap();
+            let told = log.contains(path.to_str().unwrap());
             assert!(
-                log.contains(name),
-                "byte {at} of {name} is damaged, but it says:\n{log}"
+                told,
+                "byte {at} of {} is damaged, but it says:\n{log}",
+                path.display()
             );
             flip(path, at);
         }
@@ -163,7 +178,7 @@ async fn a_damaged_metadata_file_is_refused_by_name_and_nothing_is_made_anew() {
     broker.restart();
     let mut client = GrpcBroker::connect(broker.grpc()).await;
     let values: Vec<String> = client
-        .read_partition("a", 0)
+        .read_partition("topic-a", 0)
         .await
         .into_iter()
         .map(|record| record.value)
