@@ -111,6 +111,57 @@ mod tests {
     }
 
     #[test]
+    fn the_command_lines_people_are_told_of_are_understood() {
+        for line in [
+            "serve --data-dir d --kafka off --grpc 127.0.0.1:0 --http off --node-id 3 --ready-file f",
+            "serve --in-memory --config c.toml --flush os --log-level debug --log-format json --set a=b",
+            "topic create t --partitions 12 --replication-factor 1 --config retention.ms=7d --config a=b",
+            "topic list --output json",
+            "topic describe a b --all-configs",
+            "topic alter t --config a=b --unset c",
+            "topic expand t --partitions 24",
+            "topic delete a b --if-exists",
+            "produce t --format csv --key-column tailnum --compression zstd --acks -1 --linger 20ms",
+            "produce t --key-separator : --file f --acks 0",
+            "produce t --format jsonl --server h:1",
+            "consume t --from earliest --partition 1 --partition 2,3 --max 5 --follow --output json",
+            "consume t --from 2025-01-31 --print-key --key-separator \\t",
+            "offsets t --at 2h --partition 1",
+            "delete-records t --before latest --dry-run",
+            "dump a b --records",
+            "config --explain retention.ms",
+            "completions zsh",
+        ] {
+            let words = std::iter::once("logweir").chain(line.split(' '));
+            if let Err(error) = Cli::try_parse_from(words) {
+                panic!("{line}: {error}");
+            }
+        }
+    }
+
+    #[test]
+    fn command_lines_that_make_no_sense_are_refused() {
+        for line in [
+            "",
+            "topic create",
+            "topic create t --partitions 0",
+            "topic describe",
+            "produce",
+            "produce t --acks 2",
+            "produce t --compression rar",
+            "produce t --linger soon",
+            "consume t --from yesterday",
+            "consume t --output csv",
+            "delete-records t",
+            "dump",
+            "completions tcsh-ng",
+        ] {
+            let words = std::iter::once("logweir").chain(line.split_terminator(' '));
+            assert!(Cli::try_parse_from(words).is_err(), "{line}");
+        }
+    }
+
+    #[test]
     fn every_command_has_help_with_an_example_or_takes_no_thinking() {
         for command in Cli::command().get_subcommands_mut() {
             let name = command.get_name().to_owned();

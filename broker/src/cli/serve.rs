@@ -51,6 +51,9 @@ impl ServeCommand {
         };
         start_logging(&config)?;
         raise_open_files();
+        if let Some(file) = &self.ready_file {
+            forget_stale(file)?;
+        }
         let mut signals = Signals::new()?;
 
         // A signal during the start waits until the broker can be stopped in order; a second one does not.
@@ -127,6 +130,16 @@ impl Addresses {
         let text = |address: Option<SocketAddr>| address.map(|address| address.to_string());
         json!({"pid": pid, "kafka": text(self.kafka), "grpc": text(self.grpc), "http": text(self.http)})
             .to_string()
+    }
+}
+
+/// A file that a killed broker left behind would name the wrong addresses to whoever waits for it.
+fn forget_stale(file: &Path) -> anyhow::Result<()> {
+    match std::fs::remove_file(file) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot replace --ready-file {}", file.display()))
+        }
+        _ => Ok(()),
     }
 }
 

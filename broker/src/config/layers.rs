@@ -8,12 +8,7 @@ use std::path::{Path, PathBuf};
 use super::{Config, ConfigError, LogSettings, Problem, Setting, nearest, settings};
 
 /// Variables beginning with `LOGWEIR_` that are no settings of the broker.
-const OTHER_VARIABLES: [&str; 4] = [
-    "LOGWEIR_CONFIG",
-    "LOGWEIR_SERVER",
-    "LOGWEIR_PROOF",
-    "LOGWEIR_OUTPUT",
-];
+const OTHER_VARIABLES: [&str; 3] = ["LOGWEIR_CONFIG", "LOGWEIR_SERVER", "LOGWEIR_PROOF"];
 
 /// Everything that says how a broker shall be, from the weakest to the strongest.
 #[derive(Clone, Debug, Default)]
