@@ -16,6 +16,8 @@ const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
 /// The largest time any setting may hold: 24 days, so that milliseconds fit in 31 bits as in Kafka.
 const MAX_TIME: Duration = Duration::from_millis(i32::MAX as u64);
+/// The largest request of a producer: a broker takes 16 MiB, of which some is not records.
+const MOST_REQUEST_BYTES: usize = 16 * MIB - KIB;
 /// How many batches of one producer a broker remembers per partition (KIP-98).
 pub(crate) const DEDUPLICATION_WINDOW: usize = 5;
 
@@ -189,7 +191,7 @@ pub struct ProducerConfig {
     /// [`send`](crate::Producer::send) waits. Default 32 MiB.
     pub buffer_memory: usize,
     /// The largest record, and the largest request in bytes before compression, from 1 KiB to 16 MiB
-    /// (`max.request.size`). Default 1 MiB.
+    /// less 1 KiB (`max.request.size`). Default 1 MiB.
     pub max_request_size: usize,
     /// Requests in flight, from 1 (`max.in.flight.requests.per.connection`); at most 5 with idempotence, else at most
     /// 1,000. Without idempotence, more than 1 lets a retry overtake. Default 5.
@@ -248,7 +250,12 @@ impl ProducerConfig {
     /// Of kind [`Invalid`](crate::ErrorKind::Invalid), listing all problems.
     pub fn validate(&self) -> Result<()> {
         let mut problems = Problems::new("producer");
-        problems.size("max_request_size", self.max_request_size, KIB, 16 * MIB);
+        problems.size(
+            "max_request_size",
+            self.max_request_size,
+            KIB,
+            MOST_REQUEST_BYTES,
+        );
         problems.size("batch_size", self.batch_size, 1, self.max_request_size);
         problems.size(
             "buffer_memory",

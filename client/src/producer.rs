@@ -14,6 +14,7 @@ mod runner;
 mod sender;
 #[cfg(test)]
 mod tests;
+mod verdict;
 
 use std::fmt;
 use std::sync::Arc;

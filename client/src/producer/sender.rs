@@ -8,23 +8,24 @@
 use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::sync::Arc;
 
+use logweir_proto::ErrorCode;
 use logweir_proto::grpc::v1;
-use logweir_proto::{ErrorCode, Offset, Timestamp};
 use tokio::time::Instant;
 use v1::partition_append::Data;
 
 use super::accumulator::{Accumulator, Listed, PartitionQueue};
-use super::batch::{SealedBatch, Stamp};
+use super::batch::SealedBatch;
 use super::delivery::Appended;
 use super::lane::{Identity, Lane, Settled};
+use super::verdict::Verdict;
 use crate::backoff::{Backoff, Random};
 use crate::config::{Acks, ProducerConfig};
 use crate::error::{Error, ErrorKind};
 
 /// The most appends in one request, as the contract says.
 const MAX_APPENDS: usize = 10_000;
-/// How often a batch that arrives damaged is sent again: once could be the wire, more is not.
-const MAX_CORRUPT_RETRIES: u32 = 2;
+/// What an append takes in a request beside its batch and its topic's name, at the most.
+const APPEND_OVERHEAD: usize = 32;
 
 /// A request whose answer is awaited.
 struct InFlight {
@@ -32,16 +33,6 @@ struct InFlight {
     sent_at: Instant,
     /// In the order of the request's appends.
     batches: Vec<(usize, SealedBatch)>,
-}
-
-/// What the broker's answer to one batch calls for.
-enum Verdict {
-    Stored(Appended),
-    Retry { pause: bool, may_be_stored: bool },
-    RefusedNumber(ErrorCode),
-    Split,
-    Fail,
-    Fenced,
 }
 
 /// The producer's task without its input and output.
@@ -277,7 +268,10 @@ impl Sender {
                 batches.is_empty(),
             ) {
                 Take::Batch(batch) => {
-                    size += batch.bytes.len();
+                    let name = self.lanes[index]
+                        .as_ref()
+                        .map_or(0, |lane| lane.queue.topic.len());
+                    size += batch.bytes.len() + name + APPEND_OVERHEAD;
                     batches.push((index, batch));
                     again.push(index);
                 }
@@ -478,8 +472,13 @@ impl Sender {
     ) {
         let error = result.error.as_ref().map(Error::from_entry);
         let verdict = match &error {
-            None => Verdict::Stored(appended(result)),
-            Some(error) => self.judge(index, &mut batch, error),
+            None => Verdict::stored_at(result.base_offset, result.log_append_time_ms),
+            Some(error) => {
+                if Verdict::asks_for_metadata(error) {
+                    self.mark_stale(index);
+                }
+                Verdict::on(&mut batch, error, self.config().unknown_topic_retries)
+            }
         };
         let Some(lane) = self.lanes[index].as_mut() else {
             return;
@@ -490,17 +489,14 @@ impl Sender {
                 self.count_stored(&batch);
                 batch.complete(Ok(appended));
             }
-            Verdict::Retry {
-                pause,
-                may_be_stored,
-            } => {
+            Verdict::Retry { may_be_stored } => {
                 batch.may_be_stored |= may_be_stored;
                 batch.last_error.clone_from(&error);
                 tracing::debug!(
                     topic = %lane.queue.topic, partition = %lane.queue.partition, error = ?error,
                     attempts = batch.attempts, "batch is sent again"
                 );
-                lane.retry(batch, pause);
+                lane.retry(batch, true);
             }
             Verdict::RefusedNumber(code) => {
                 if let Some((batch, error)) = lane.refused_number(batch, code) {
@@ -515,7 +511,10 @@ impl Sender {
                 }
                 Err(batch) => self.fail(index, *batch, error),
             },
-            Verdict::Fail => self.fail(index, batch, error),
+            Verdict::Fail { may_be_stored } => {
+                batch.may_be_stored |= may_be_stored;
+                self.fail(index, batch, error);
+            }
             Verdict::Fenced => {
                 let error = error.unwrap_or_else(|| Error::new(ErrorKind::Fenced, "fenced"));
                 self.accumulator.refuse(error.clone());
@@ -533,68 +532,6 @@ impl Sender {
         let error = error.unwrap_or_else(|| Error::new(ErrorKind::Broker, "no reason was given"));
         let may_be_stored = batch.may_be_stored || error.may_have_happened();
         batch.complete(Err(error.with_may_have_happened(may_be_stored)));
-    }
-
-    /// The one table from the broker's codes to what is done about them. Follows Kafka's `Sender`,
-    /// except that codes after which a batch may be stored are told apart from those after which it is not.
-    fn judge(&mut self, index: usize, batch: &mut SealedBatch, error: &Error) -> Verdict {
-        let retry = |may_be_stored| Verdict::Retry {
-            pause: true,
-            may_be_stored,
-        };
-        let Some(code) = error.code() else {
-            return if error.is_retriable() {
-                retry(true)
-            } else {
-                Verdict::Fail
-            };
-        };
-        match code {
-            // Stored before, so long ago that the broker no longer knows where.
-            ErrorCode::DuplicateSequenceNumber => Verdict::Stored(Appended {
-                base_offset: None,
-                log_append_time: None,
-            }),
-            ErrorCode::OutOfOrderSequenceNumber | ErrorCode::UnknownProducerId
-                if batch.stamp != Stamp::NONE =>
-            {
-                Verdict::RefusedNumber(code)
-            }
-            ErrorCode::InvalidProducerEpoch | ErrorCode::ProducerFenced => Verdict::Fenced,
-            ErrorCode::MessageTooLarge | ErrorCode::RecordListTooLarge
-                if batch.records > 1 && !batch.may_be_stored =>
-            {
-                Verdict::Split
-            }
-            ErrorCode::UnknownTopicOrPartition
-            | ErrorCode::UnknownTopicId
-            | ErrorCode::InconsistentTopicId => {
-                self.mark_stale(index);
-                batch.unknown_topic += 1;
-                let again = batch.unknown_topic <= self.config().unknown_topic_retries;
-                if again { retry(false) } else { Verdict::Fail }
-            }
-            ErrorCode::CorruptMessage => {
-                batch.corrupt += 1;
-                if batch.corrupt <= MAX_CORRUPT_RETRIES {
-                    retry(false)
-                } else {
-                    Verdict::Fail
-                }
-            }
-            // Refused before anything was written.
-            ErrorCode::NotEnoughReplicas
-            | ErrorCode::LeaderNotAvailable
-            | ErrorCode::ThrottlingQuotaExceeded => {
-                self.mark_stale(index);
-                retry(false)
-            }
-            code if code.is_retriable() => {
-                self.mark_stale(index);
-                retry(true)
-            }
-            _ => Verdict::Fail,
-        }
     }
 
     fn mark_stale(&mut self, index: usize) {
@@ -645,9 +582,9 @@ impl Sender {
     /// The connection is gone: what is out may be stored or not, and is sent again. If the broker ended
     /// it with a refusal, the oldest request is what it refused.
     pub(crate) fn on_disconnect(&mut self, reason: &Error, now: Instant) {
-        let refused = !matches!(
+        let refused = matches!(
             reason.kind(),
-            ErrorKind::Retriable | ErrorKind::TimedOut | ErrorKind::Broker | ErrorKind::Closed
+            ErrorKind::Invalid | ErrorKind::Denied | ErrorKind::Fenced
         );
         let mut lost: Vec<InFlight> = std::mem::take(&mut self.in_flight).into();
         if refused && !lost.is_empty() {
@@ -770,12 +707,4 @@ enum Take {
     /// It does not fit into this request any more.
     TooLarge,
     Nothing,
-}
-
-fn appended(result: &v1::AppendResult) -> Appended {
-    Appended {
-        base_offset: (result.base_offset >= 0).then(|| Offset::new(result.base_offset)),
-        log_append_time: (result.log_append_time_ms >= 0)
-            .then(|| Timestamp::new(result.log_append_time_ms)),
-    }
 }

@@ -342,3 +342,43 @@ async fn records_travel_over_a_socket_and_a_restart_of_the_broker() {
     producer.close().await.unwrap();
     assert!(producer.metrics().connections_lost >= 1);
 }
+
+/// A record appended between the task's last look and its end would have waited for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_send_that_races_with_closing_is_delivered_or_refused_but_never_left_waiting() {
+    let broker = one_partition();
+    let client = broker.client();
+    let mut delivered = 0;
+    for round in 0..200_u64 {
+        let producer = producer(&client);
+        let senders: Vec<_> = (0..3)
+            .map(|_| {
+                let producer = producer.clone();
+                tokio::spawn(async move {
+                    let mut deliveries = Vec::new();
+                    while let Ok(delivery) = send(&producer, "t", "x").await {
+                        deliveries.push(delivery);
+                        if deliveries.len() % 7 == 0 {
+                            tokio::task::yield_now().await;
+                        }
+                    }
+                    deliveries
+                })
+            })
+            .collect();
+        while producer.metrics().records_accepted < round % 50 {
+            tokio::task::yield_now().await;
+        }
+        producer.close().await.unwrap();
+        for sender in senders {
+            for delivery in sender.await.unwrap() {
+                let fate = tokio::time::timeout(Duration::from_secs(20), delivery).await;
+                match fate.expect("the record's fate is told") {
+                    Ok(_) => delivered += 1,
+                    Err(error) => assert_eq!(error.kind(), ErrorKind::Closed),
+                }
+            }
+        }
+    }
+    assert_eq!(broker.records("t", 0).len(), delivered);
+}

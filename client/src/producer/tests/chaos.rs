@@ -60,7 +60,9 @@ fn lasting_trouble(random: &mut Random, appends: usize) -> Act {
         3 => Act::End(tonic::Code::InvalidArgument),
         4 => Act::RefuseSome(ErrorCode::TopicAuthorizationFailed, vec![place]),
         5 => Act::RefuseSome(ErrorCode::CorruptMessage, vec![place]),
-        6..20 => passing_trouble(random, appends),
+        6 => Act::ServeAndSay(ErrorCode::UnknownServerError),
+        7 => Act::Refuse(ErrorCode::UnknownServerError),
+        8..20 => passing_trouble(random, appends),
         20..24 => Act::FallSilent,
         _ => Act::Serve,
     }
