@@ -12,10 +12,12 @@
 mod contract;
 mod crashes;
 mod flights;
+mod full_disk;
 mod hostile;
 mod http;
 mod program;
 mod readme;
+mod scale;
 mod startup;
 mod tidy;
 mod topics;

@@ -212,11 +212,16 @@ async fn sigterm_finishes_and_the_next_start_finds_everything() {
         let status = broker.wait_exit(DEADLINE);
         assert!(status.success(), "{status}:\n{}", broker.log());
         println!("{signal:?}: ended after {:?}", started.elapsed());
+        let mark = dir.path().join("clean-shutdown");
+        assert!(mark.exists(), "{signal:?} leaves the clean-shutdown file");
 
         broker.restart();
         let mut client = GrpcBroker::connect(broker.grpc()).await;
         assert_eq!(client.read_partition("t", 0).await.len(), 3);
         assert_eq!(client.produce_value("t", 0, "3").await, 3);
+        assert!(!mark.exists(), "a running broker is not cleanly shut down");
+        broker.kill9();
+        assert!(!mark.exists(), "a killed one neither");
     }
 }
 
@@ -352,4 +357,28 @@ fn flags_beat_environment_beats_file() {
         "{segment}"
     );
     assert!(segment.contains("logweir.toml"), "{segment}");
+}
+
+#[test]
+fn the_configuration_that_is_printed_can_be_started_with() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = dir.path().join("logweir.toml");
+    let printed = Logweir::new(&["config", "--set", "log.retention_ms=2d"]).succeed();
+    fs::write(&config, &printed).unwrap();
+    let again = Logweir::new(&["config", "--config", config.to_str().unwrap()]).succeed();
+    assert!(
+        again.contains("172800000") || again.contains("2d"),
+        "{again}"
+    );
+    let keys = |text: &str| {
+        let settings = text.lines().map(|line| line.trim_start_matches("# "));
+        let keys =
+            settings.filter_map(|line| line.split_once(" = ").map(|(key, _)| key.to_owned()));
+        keys.filter(|key| !key.contains(' ')).collect::<Vec<_>>()
+    };
+    assert_eq!(keys(&printed), keys(&again));
+    ServeOptions::in_memory()
+        .args(&["--config", config.to_str().unwrap()])
+        .start()
+        .terminate();
 }

@@ -217,7 +217,9 @@ pub(super) fn uses(files: &[File]) -> Vec<String> {
 /// depend on it. The program's folders are a feature; elsewhere a `cfg` stands close above.
 fn may_use_client(file: &File, line: usize) -> bool {
     const NEAR: usize = 15;
-    if !file.path.starts_with("broker/src/") || file.path.starts_with("broker/src/cli") {
+    let path = file.path.as_str();
+    let is_test = path.ends_with("/tests.rs") || path.contains("/tests/");
+    if !path.starts_with("broker/src/") || path.starts_with("broker/src/cli") || is_test {
         return true;
     }
     let above = file.text.lines().take(line).skip(line.saturating_sub(NEAR));
