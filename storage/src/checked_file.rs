@@ -158,10 +158,6 @@ impl<'a> Fields<'a> {
         Ok(i32::from_be_bytes(self.array()?))
     }
 
-    pub(crate) fn u64(&mut self) -> Result<u64, Damage> {
-        Ok(u64::from_be_bytes(self.array()?))
-    }
-
     pub(crate) fn i64(&mut self) -> Result<i64, Damage> {
         Ok(i64::from_be_bytes(self.array()?))
     }

@@ -348,7 +348,10 @@ impl Log {
         }
         match flush_log(&self.shared.context, &self.shared) {
             // The callback is the group-commit thread's to call.
-            Ok(_) => Ok(self.request_flush()),
+            Ok(_) => {
+                self.request_flush();
+                Ok(())
+            }
             Err(reason) => Err(ChangeError::Offline { reason }),
         }
     }

@@ -362,6 +362,9 @@ fn make_durable_dir(disk: &dyn Disk, paths: &DirPaths) -> std::io::Result<()> {
     disk.sync_dir(root)
 }
 
+/// What one of the directory's threads does.
+type Work = fn(&DirContext);
+
 /// Later than anything that waits.
 const FAR: Duration = Duration::from_secs(1 << 30);
 
@@ -414,7 +417,7 @@ fn start_threads(context: &Arc<DirContext>) -> Result<Vec<JoinHandle<()>>, OpenE
     if !context.config.threads {
         return Ok(Vec::new());
     }
-    let parts: [(&str, fn(&DirContext)); 3] = [
+    let parts: [(&str, Work); 3] = [
         ("logweir-commit", |context| {
             context.group_commit.run(context)
         }),

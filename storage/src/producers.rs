@@ -178,10 +178,6 @@ impl Producers {
         });
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.by_id.is_empty()
-    }
-
     /// All producers, by id.
     pub(crate) fn sorted(&self) -> Vec<(ProducerId, &ProducerState)> {
         let mut all: Vec<_> = self.by_id.iter().map(|(&id, state)| (id, state)).collect();

@@ -185,7 +185,8 @@ impl Segment {
         }
         if self.complete_index(file, &mut index, end, len).is_err() {
             // What the file told was wrong, so nothing of it counts.
-            index_file.keep(index.truncate(self.base, 0));
+            index = Index::new(self.base);
+            index_file.keep(0);
             self.complete_index(file, &mut index, end, len)?;
         }
         // If it cannot be written, the next opening walks again; that is all.

@@ -17,6 +17,7 @@ mod damage;
 mod faults;
 mod full_disk;
 mod model;
+mod reading;
 mod regressions;
 
 const EPOCH: LeaderEpoch = LeaderEpoch::new(1);

@@ -255,16 +255,7 @@ impl Model {
                 self.log().restart_at(Offset::new(at)).unwrap();
                 self.restarted(at);
             }
-            Step::DeleteRecords { at } => {
-                let at = self.at(at);
-                let start = self
-                    .log()
-                    .delete_records_before(Offset::new(at))
-                    .unwrap()
-                    .get();
-                assert_eq!(start, at);
-                self.start = at;
-            }
+            Step::DeleteRecords { at } => self.delete_records(at),
             Step::Retention {
                 high_watermark,
                 days,
@@ -300,6 +291,17 @@ impl Model {
                 self.log().set_config(config);
             }
         }
+    }
+
+    fn delete_records(&mut self, at: u8) {
+        let at = self.at(at);
+        let start = self
+            .log()
+            .delete_records_before(Offset::new(at))
+            .unwrap()
+            .get();
+        assert_eq!(start, at);
+        self.start = at;
     }
 
     fn flush(&mut self) {

@@ -175,25 +175,30 @@ fn a_flush_from_before_a_truncation_says_nothing_about_what_came_after() {
                 .unwrap();
         }
     }
-    // While the sync waits, the log is cut to 2 and a new leader's record takes offset 2.
-    let (shared, once) = (Arc::clone(&log), Mutex::new(true));
+    // While the sync waits, a follower's thread cuts the log to 2 and appends a new leader's record there.
+    let reader = log.lock().unwrap().reader();
+    let cutting = Arc::new(Mutex::new(None));
+    let (shared, thread) = (Arc::clone(&log), Arc::clone(&cutting));
     disk.set_hook(Some(Arc::new(move |op, path| {
-        let first = op == DiskOp::Sync
-            && path.to_string_lossy().ends_with("0000.log")
-            && std::mem::take(&mut *once.lock().unwrap());
-        if first {
-            let mut log = shared.lock().unwrap();
+        let mut thread = thread.lock().unwrap();
+        if op != DiskOp::Sync || !path.to_string_lossy().ends_with("0000.log") || thread.is_some() {
+            return;
+        }
+        let log = Arc::clone(&shared);
+        *thread = Some(std::thread::spawn(move || {
+            let mut log = log.lock().unwrap();
             log.truncate_to(Offset::new(2)).unwrap();
             log.append(&batch(&["new"], 1), LeaderEpoch::new(2), Timestamp::new(1))
                 .unwrap();
+        }));
+        while reader.log_end_offset() > Offset::new(3) {
+            std::thread::yield_now();
         }
     })));
-    let target = disk.clone();
-    let before = target.operations();
-    // One round of the group commit: the hook cuts the log in the middle of it.
     dir.drive(false);
+    let cutting = cutting.lock().unwrap().take().expect("the sync was met");
+    cutting.join().unwrap();
     disk.set_hook(None);
-    assert!(target.operations() > before);
     let log = log.lock().unwrap();
     for outcome in told.lock().unwrap().iter() {
         if let FlushOutcome::Durable(end) = outcome {
