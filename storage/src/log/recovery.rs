@@ -230,10 +230,18 @@ impl<'a> Recovery<'a> {
 
     /// Finishes a new beginning that a crash cut short: nothing of before counts.
     fn finish_restart(&mut self) -> Result<(), OpenError> {
+        self.make_state_durable()?;
         self.drop_all()?;
         self.state.restarting = false;
         let path = self.files.state();
         replace_file(self.disk, &path, &self.state.encode()).map_err(OpenError::io(&path))
+    }
+
+    /// What is removed on the word of the log's small file must not outlive that: a run that was killed may have
+    /// renamed the file into place and not synced its name.
+    fn make_state_durable(&self) -> Result<(), OpenError> {
+        let dir = self.files.dir();
+        self.disk.sync_dir(dir).map_err(OpenError::io(dir))
     }
 
     /// Removes all segments, top down, and what goes with them.
@@ -249,6 +257,9 @@ impl<'a> Recovery<'a> {
             .segments
             .partition_point(|&(base, _)| base <= self.state.log_start)
             .saturating_sub(1);
+        if keep > 0 {
+            self.make_state_durable()?;
+        }
         for (base, _) in self.found.segments.drain(..keep) {
             retire(self.disk, self.files, base)?;
         }
