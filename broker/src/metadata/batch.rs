@@ -150,3 +150,102 @@ pub(super) fn decide(batch: &mut VecDeque<Operation>, base: &Image, rules: &Rule
     }
     decided
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::controller::{BrokerRegistration, NewTopic, Plan};
+    use super::super::image::BrokerAddresses;
+    use super::*;
+
+    fn register() -> Request {
+        Request::RegisterBroker(BrokerRegistration {
+            node_id: NodeId::new(1),
+            directory_id: [1; 16],
+            addresses: BrokerAddresses::default(),
+            rack: None,
+        })
+    }
+
+    fn create(name: String) -> Request {
+        let topic = NewTopic {
+            name,
+            partitions: 10_000,
+            replication_factor: 1,
+            ..NewTopic::default()
+        };
+        Request::CreateTopic {
+            topic,
+            internal: false,
+        }
+    }
+
+    fn rules() -> Rules {
+        Rules {
+            max_topics: 1_000,
+            max_partitions: 1_000_000,
+            check_topic_configs: |_| Ok(()),
+        }
+    }
+
+    fn waiting(requests: Vec<Request>) -> (Operation, mpsc::Receiver<Operation>) {
+        let (sender, mut receiver) = mpsc::channel(requests.len());
+        for request in requests {
+            let (answer, _) = oneshot::channel();
+            assert!(sender.try_send(Operation { request, answer }).is_ok());
+        }
+        (receiver.try_recv().unwrap(), receiver)
+    }
+
+    #[test]
+    fn a_registration_stands_alone() {
+        let requests = vec![
+            create("a".to_owned()),
+            register(),
+            register(),
+            create("b".to_owned()),
+            create("c".to_owned()),
+        ];
+        let (first, mut operations) = waiting(requests);
+        let mut held = None;
+        let mut sizes = Vec::new();
+        let mut next = Some(first);
+        while let Some(first) = next {
+            sizes.push(take_batch(first, &mut operations, &mut held).len());
+            next = held.take().or_else(|| operations.try_recv().ok());
+        }
+        assert_eq!(sizes, [1, 1, 1, 2]);
+    }
+
+    #[test]
+    fn a_proposal_is_no_larger_than_its_limit_and_keeps_the_order() {
+        let Plan { records, .. } = plan(&register(), &Image::default(), &rules()).unwrap();
+        let image = Image::from_records(1, &records).unwrap();
+        let requests = (0..30)
+            .map(|number| create(format!("t-{number}")))
+            .collect();
+        let (first, mut operations) = waiting(requests);
+        let mut batch = take_batch(first, &mut operations, &mut None);
+        assert_eq!(batch.len(), 30);
+        let mut topics = Vec::new();
+        let mut proposals = 0;
+        while !batch.is_empty() {
+            let decided = decide(&mut batch, &image, &rules());
+            let bytes: usize = decided.records.iter().map(Message::encoded_len).sum();
+            assert!(bytes <= MAX_PROPOSAL_BYTES, "{bytes}");
+            proposals += 1;
+            for (operation, _) in decided.operations {
+                let Request::CreateTopic { topic, .. } = operation.request else {
+                    continue;
+                };
+                topics.push(topic.name);
+            }
+        }
+        assert!(proposals > 1);
+        assert_eq!(
+            topics,
+            (0..30)
+                .map(|number| format!("t-{number}"))
+                .collect::<Vec<_>>()
+        );
+    }
+}

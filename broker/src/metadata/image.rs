@@ -351,6 +351,25 @@ impl Image {
         Ok(())
     }
 
+    /// About how many bytes its snapshot takes; rather too many.
+    pub(crate) fn rough_bytes(&self) -> u64 {
+        let topic_bytes = |topic: &TopicImage| {
+            let configs: usize = topic
+                .configs
+                .iter()
+                .map(|(key, value)| key.len() + value.len())
+                .sum();
+            let per_config = topic.configs.len() * (topic.name.len() + 32);
+            let per_partition = topic
+                .partitions
+                .first()
+                .map_or(0, |one| 64 + 16 * one.replicas.len());
+            128 + topic.name.len() + configs + per_config + per_partition * topic.partitions.len()
+        };
+        let topics: usize = self.topics.values().map(|topic| topic_bytes(topic)).sum();
+        topics as u64 + 8_192 * self.brokers.len() as u64
+    }
+
     /// Records that make this image from nothing, in an order that depends on it alone.
     pub(crate) fn to_records(&self) -> Vec<Record> {
         let mut records = Vec::new();

@@ -97,11 +97,9 @@ fn create(
 fn replay(file: &LogFile, bodies: Vec<(u64, Bytes)>) -> Result<State, QuorumError> {
     let mut state = State::default();
     for (position, body) in bodies {
-        state.replay(body).map_err(|reason| QuorumError::Damaged {
-            path: file.path().to_owned(),
-            position,
-            reason,
-        })?;
+        state
+            .replay(body)
+            .map_err(|error| error.at(file.path(), position))?;
     }
     Ok(state)
 }

@@ -26,7 +26,7 @@ use super::image::Image;
 use super::quorum_files::{Opened, open};
 use super::raft_log::RaftLog;
 use super::raft_network::NoNetwork;
-use super::state_machine::{Publisher, StateMachine, encoded_image_len};
+use super::state_machine::{Publisher, StateMachine};
 
 /// Operations that may wait; more wait in their callers.
 pub(super) const QUEUE: usize = 128;
@@ -424,7 +424,7 @@ impl Node {
         self.snapshot_due_bytes = bytes + self.config.snapshot_bytes;
         // openraft takes a full disk for a broken one. Without a snapshot the log grows on, until there
         // is no room for that either and operations are refused.
-        let needed = encoded_image_len(&self.publisher.image()) as u64 + SNAPSHOT_SLACK;
+        let needed = self.publisher.image().rough_bytes() + SNAPSHOT_SLACK;
         let free = self
             .config
             .disk

@@ -4,17 +4,75 @@
 //! that another openraft can read them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 use logweir_proto::grpc::internal as wire;
 use openraft::{
     CommittedLeaderId, Entry, EntryPayload, LeaderId, LogId, Membership, SnapshotMeta,
     StoredMembership, Vote,
 };
+use prost::Message;
 
+use super::error::QuorumError;
+use super::image::ApplyError;
 use super::raft::{Proposed, TypeConfig, Voter};
 
-/// A message that does not make sense: the file is damaged or was written by a newer version.
-pub(super) type CodecError = String;
+/// A message that does not make sense here.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum CodecError {
+    /// It is well formed, but of a kind that only a newer version knows.
+    #[error("{0}")]
+    Newer(&'static str),
+    /// It was never written so.
+    #[error("{0}")]
+    Damaged(String),
+}
+
+impl CodecError {
+    /// The refusal to start that it is, for a message at `position` of a file.
+    pub(super) fn at(self, path: &Path, position: u64) -> QuorumError {
+        let path = path.to_owned();
+        match self {
+            Self::Newer(what) => QuorumError::Newer {
+                path,
+                reason: what.to_owned(),
+            },
+            Self::Damaged(reason) => QuorumError::Damaged {
+                path,
+                position,
+                reason,
+            },
+        }
+    }
+}
+
+impl From<prost::DecodeError> for CodecError {
+    fn from(error: prost::DecodeError) -> Self {
+        Self::Damaged(error.to_string())
+    }
+}
+
+impl From<ApplyError> for CodecError {
+    fn from(error: ApplyError) -> Self {
+        match error {
+            ApplyError::UnknownKind => Self::Newer("a record of an unknown kind"),
+            ApplyError::Contradiction(what) => Self::Damaged(what),
+        }
+    }
+}
+
+fn damaged(what: impl Into<String>) -> CodecError {
+    CodecError::Damaged(what.into())
+}
+
+/// Whether an encoded proposal can be applied by this version.
+pub(super) fn check_proposal(bytes: &[u8]) -> Result<(), CodecError> {
+    let proposal = wire::Proposal::decode(bytes)?;
+    if proposal.records.iter().any(|record| record.kind.is_none()) {
+        return Err(ApplyError::UnknownKind.into());
+    }
+    Ok(())
+}
 
 pub(super) fn log_id_to_wire(id: &LogId<u64>) -> wire::LogId {
     wire::LogId {
@@ -78,7 +136,7 @@ pub(super) fn membership_from_wire(
             0 => None,
             length => Some(
                 <[u8; 16]>::try_from(member.directory_id.as_ref())
-                    .map_err(|_| format!("a directory id of {length} bytes"))?,
+                    .map_err(|_| damaged(format!("a directory id of {length} bytes")))?,
             ),
         };
         nodes.insert(
@@ -90,7 +148,7 @@ pub(super) fn membership_from_wire(
         );
     }
     if let Some(absent) = configs.iter().flatten().find(|id| !nodes.contains_key(id)) {
-        return Err(format!("voter {absent} is no member"));
+        return Err(damaged(format!("voter {absent} is no member")));
     }
     Ok(Membership::new(configs, nodes))
 }
@@ -107,7 +165,10 @@ pub(super) fn stored_membership_to_wire(
 pub(super) fn stored_membership_from_wire(
     stored: &wire::StoredMembership,
 ) -> Result<StoredMembership<u64, Voter>, CodecError> {
-    let membership = stored.membership.as_ref().ok_or("no membership")?;
+    let membership = stored
+        .membership
+        .as_ref()
+        .ok_or_else(|| damaged("no membership"))?;
     Ok(StoredMembership::new(
         stored.log_id.as_ref().map(log_id_from_wire),
         membership_from_wire(membership)?,
@@ -129,11 +190,14 @@ pub(super) fn entry_to_wire(entry: &Entry<TypeConfig>) -> wire::LogEntry {
 
 pub(super) fn entry_from_wire(entry: &wire::LogEntry) -> Result<Entry<TypeConfig>, CodecError> {
     use wire::log_entry::Payload;
-    let log_id = entry.log_id.as_ref().ok_or("an entry without an id")?;
+    let log_id = entry
+        .log_id
+        .as_ref()
+        .ok_or_else(|| damaged("an entry without an id"))?;
     let payload = match entry
         .payload
         .as_ref()
-        .ok_or("an entry of an unknown kind")?
+        .ok_or(CodecError::Newer("an entry of an unknown kind"))?
     {
         Payload::Blank(wire::Blank {}) => EntryPayload::Blank,
         Payload::Proposal(bytes) => EntryPayload::Normal(Proposed(bytes.clone())),
@@ -150,7 +214,10 @@ pub(super) fn entry_from_wire(entry: &wire::LogEntry) -> Result<Entry<TypeConfig
 pub(super) fn snapshot_meta_from_wire(
     meta: &wire::SnapshotMeta,
 ) -> Result<SnapshotMeta<u64, Voter>, CodecError> {
-    let membership = meta.last_membership.as_ref().ok_or("no membership")?;
+    let membership = meta
+        .last_membership
+        .as_ref()
+        .ok_or_else(|| damaged("no membership"))?;
     Ok(SnapshotMeta {
         last_log_id: meta.last_log_id.as_ref().map(log_id_from_wire),
         last_membership: stored_membership_from_wire(membership)?,

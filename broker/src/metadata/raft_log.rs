@@ -14,8 +14,8 @@ use logweir_proto::grpc::internal::log_step::Kind;
 use logweir_proto::grpc::internal::{LogFrame, LogStep};
 use openraft::storage::{LogFlushed, RaftLogStorage};
 use openraft::{
-    AnyError, Entry, LogId, LogState, OptionalSend, RaftLogReader, StorageError, StorageIOError,
-    Vote,
+    AnyError, Entry, EntryPayload, LogId, LogState, OptionalSend, RaftLogReader, StorageError,
+    StorageIOError, Vote,
 };
 use parking_lot::Mutex;
 use prost::Message;
@@ -24,7 +24,8 @@ use super::log_file::frame_pages;
 use super::log_writer::{LogWriter, Written};
 use super::raft::TypeConfig;
 use super::raft_codec::{
-    entry_from_wire, entry_to_wire, log_id_from_wire, log_id_to_wire, vote_from_wire, vote_to_wire,
+    CodecError, check_proposal, entry_from_wire, entry_to_wire, log_id_from_wire, log_id_to_wire,
+    vote_from_wire, vote_to_wire,
 };
 
 /// Encoded bytes of entries after which a frame of a rewritten file is full.
@@ -60,24 +61,24 @@ impl State {
     ///
     /// # Errors
     /// What is wrong with it: a frame is written only if it fits the state before it.
-    pub(super) fn replay(&mut self, body: Bytes) -> Result<(), String> {
+    pub(super) fn replay(&mut self, body: Bytes) -> Result<(), CodecError> {
         self.file_bytes += frame_pages(body.len()) as u64;
-        let frame = LogFrame::decode(body).map_err(|error| error.to_string())?;
+        let frame = LogFrame::decode(body)?;
         for step in frame.steps {
-            match step
-                .kind
-                .ok_or("a step of a kind that this version does not know")?
-            {
+            let unknown = CodecError::Newer("a step of an unknown kind");
+            match step.kind.ok_or(unknown)? {
                 Kind::Vote(vote) => self.vote = Some(vote_from_wire(&vote)),
                 Kind::Append(entry) => {
                     let entry_bytes = entry.encoded_len();
                     let entry = entry_from_wire(&entry)?;
                     let expected = self.last_log_id().map_or(0, |last| last.index + 1);
                     if entry.log_id.index != expected {
-                        return Err(format!(
-                            "entry {} where {expected} belongs",
-                            entry.log_id.index
-                        ));
+                        let found = entry.log_id.index;
+                        let reason = format!("entry {found} where {expected} belongs");
+                        return Err(CodecError::Damaged(reason));
+                    }
+                    if let EntryPayload::Normal(proposed) = &entry.payload {
+                        check_proposal(&proposed.0)?;
                     }
                     self.push(entry, entry_bytes);
                 }

@@ -18,7 +18,9 @@ use tokio::sync::watch;
 use super::error::QuorumError;
 use super::image::Image;
 use super::raft::{Applied, TypeConfig, Voter};
-use super::raft_codec::{log_id_to_wire, snapshot_meta_from_wire, stored_membership_to_wire};
+use super::raft_codec::{
+    CodecError, log_id_to_wire, snapshot_meta_from_wire, stored_membership_to_wire,
+};
 use super::snapshot_file::SnapshotFile;
 
 /// The current image, for everybody to read; only the apply loop replaces it.
@@ -116,14 +118,10 @@ impl StateMachine {
             disk_may_wait,
         };
         if let Some((meta, body)) = machine.snapshots.read()? {
-            let damaged = |reason: String| QuorumError::Damaged {
-                path: machine.snapshots.path().to_owned(),
-                position: 0,
-                reason,
-            };
+            let refusal = |error: CodecError| error.at(machine.snapshots.path(), 0);
             let received = meta.received;
-            let meta = snapshot_meta_from_wire(&meta).map_err(damaged)?;
-            let image = decode_image(body).map_err(damaged)?;
+            let meta = snapshot_meta_from_wire(&meta).map_err(refusal)?;
+            let image = decode_image(body).map_err(refusal)?;
             machine.received = received;
             machine.restore(&meta, image);
         }
@@ -234,9 +232,9 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         let failed =
             |error: AnyError| StorageIOError::write_snapshot(Some(meta.signature()), error);
         let image =
-            decode_image(body.clone().into()).map_err(|reason| failed(AnyError::error(reason)))?;
+            decode_image(body.clone().into()).map_err(|error| failed(AnyError::new(&error)))?;
         let message = meta_to_wire(meta, true);
-        write_snapshot(self.snapshots.clone(), message, body, self.disk_may_wait)
+        write_snapshot(&self.snapshots, message, self.disk_may_wait, move || body)
             .await
             .map_err(|error| failed(AnyError::new(&error)))?;
         self.restore(meta, image);
@@ -254,8 +252,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         else {
             return Ok(None);
         };
-        let meta =
-            snapshot_meta_from_wire(&meta).map_err(|reason| failed(AnyError::error(reason)))?;
+        let meta = snapshot_meta_from_wire(&meta).map_err(|error| failed(AnyError::new(&error)))?;
         Ok(Some(Snapshot {
             meta,
             snapshot: Box::new(Cursor::new(body.to_vec())),
@@ -288,14 +285,11 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
             last_membership: self.membership.clone(),
             snapshot_id,
         };
-        let body = encode_image(&self.image);
         let message = meta_to_wire(&meta, false);
-        write_snapshot(
-            self.snapshots.clone(),
-            message,
-            body.clone(),
-            self.disk_may_wait,
-        )
+        let image = Arc::clone(&self.image);
+        let body = write_snapshot(&self.snapshots, message, self.disk_may_wait, move || {
+            encode_image(&image)
+        })
         .await
         .map_err(|error| {
             StorageIOError::write_snapshot(Some(meta.signature()), AnyError::new(&error))
@@ -307,16 +301,22 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
     }
 }
 
+/// Makes the snapshot's body and writes the file, away from the raft core unless the disk never waits.
 async fn write_snapshot(
-    snapshots: SnapshotFile,
+    snapshots: &SnapshotFile,
     meta: wire::SnapshotMeta,
-    body: Vec<u8>,
     disk_may_wait: bool,
-) -> io::Result<()> {
+    body: impl FnOnce() -> Vec<u8> + Send + 'static,
+) -> io::Result<Vec<u8>> {
+    let snapshots = snapshots.clone();
+    let write = move || {
+        let body = body();
+        snapshots.write(meta, &body).map(|()| body)
+    };
     if !disk_may_wait {
-        return snapshots.write(meta, &body);
+        return write();
     }
-    tokio::task::spawn_blocking(move || snapshots.write(meta, &body))
+    tokio::task::spawn_blocking(write)
         .await
         .unwrap_or_else(|error| Err(io::Error::other(error)))
 }
@@ -331,15 +331,6 @@ fn meta_to_wire(meta: &SnapshotMeta<u64, Voter>, received: bool) -> wire::Snapsh
     }
 }
 
-/// How long the snapshot's body would be.
-pub(super) fn encoded_image_len(image: &Image) -> usize {
-    wire::SnapshotImage {
-        version: image.version,
-        records: image.to_records(),
-    }
-    .encoded_len()
-}
-
 /// The snapshot's body: records that make the image.
 pub(super) fn encode_image(image: &Image) -> Vec<u8> {
     wire::SnapshotImage {
@@ -350,7 +341,7 @@ pub(super) fn encode_image(image: &Image) -> Vec<u8> {
 }
 
 /// The image of a snapshot's body.
-pub(super) fn decode_image(body: bytes::Bytes) -> Result<Image, String> {
-    let snapshot = wire::SnapshotImage::decode(body).map_err(|error| error.to_string())?;
-    Image::from_records(snapshot.version, &snapshot.records).map_err(|error| error.to_string())
+pub(super) fn decode_image(body: bytes::Bytes) -> Result<Image, CodecError> {
+    let snapshot = wire::SnapshotImage::decode(body)?;
+    Ok(Image::from_records(snapshot.version, &snapshot.records)?)
 }

@@ -260,6 +260,25 @@ fn a_record_of_an_unknown_kind_stops_the_state_machine() {
 }
 
 #[test]
+fn a_snapshot_takes_about_as_many_bytes_as_was_thought() {
+    let quorum = block_on(registered(config(&memory())));
+    for number in 0..50 {
+        let configs = settings(&[("retention.ms", "86400000"), ("cleanup.policy", "compact")]);
+        let new = NewTopic {
+            configs,
+            ..topic(&format!("t-{number:03}"), 1 + number)
+        };
+        block_on(quorum.create_topic(new)).unwrap();
+    }
+    let image = quorum.image();
+    let (thought, found) = (image.rough_bytes(), encode_image(&image).len() as u64);
+    assert!(
+        thought >= found && thought < 4 * found + 10_000,
+        "{thought} for {found}"
+    );
+}
+
+#[test]
 fn an_image_shares_what_did_not_change() {
     let quorum = block_on(registered(config(&memory())));
     for number in 0..300 {

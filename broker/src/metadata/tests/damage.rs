@@ -1,8 +1,10 @@
 //! Damage: whatever byte of the files changes, the broker either refuses to start or has the same image.
 
+use super::super::log_file::{Identity, LogFile};
 use super::crash::without_controller;
 use super::*;
 use logweir_storage::disk::{OpenMode, PowerCut};
+use prost::Message;
 
 const LOG: &str = "/data/metadata/log";
 const SNAPSHOT: &str = "/data/metadata/snapshot";
@@ -186,8 +188,9 @@ fn a_log_cut_short_anywhere_is_a_refusal_or_the_same_image() {
             cut >= frames,
             "cut at {cut} of {frames}: {outcome:?}"
         );
-        if let Ok(image) = outcome {
-            assert_eq!(image, files.image);
+        match outcome {
+            Ok(image) => assert_eq!(image, files.image),
+            Err(error) => assert!(error.contains(LOG), "cut at {cut}: {error}"),
         }
     }
 }
@@ -333,4 +336,84 @@ fn what_was_torn_once_does_not_come_back() {
     disk.power_cut(3, PowerCut::LoseUnsynced);
     let image = start(&disk).unwrap();
     assert!(image.topic("torn").is_none() && image.topic("next").is_some());
+}
+
+#[test]
+fn after_a_failed_write_the_file_takes_nothing_more() {
+    let disk = memory();
+    disk.create_dir_all(Path::new(DIR)).unwrap();
+    let identity = Identity {
+        node_id: NODE.get(),
+        directory_id: DIRECTORY,
+    };
+    let dir = Path::new(DIR);
+    for op in [DiskOp::Write, DiskOp::Sync, DiskOp::Allocate] {
+        let mut file = LogFile::create(Arc::new(disk.clone()), dir, identity, &[]).unwrap();
+        disk.inject(SimFault::errno(5).on(op));
+        file.append(b"lost").unwrap_err();
+        // The disk would take it now, but what it holds is not known.
+        file.append(b"late").unwrap_err();
+        file.reserve(1).unwrap_err();
+        file.rewrite(&[]).unwrap_err();
+    }
+}
+
+#[test]
+fn without_room_a_rewrite_leaves_the_file_as_it_was() {
+    let disk = memory();
+    disk.create_dir_all(Path::new(DIR)).unwrap();
+    let identity = Identity {
+        node_id: NODE.get(),
+        directory_id: DIRECTORY,
+    };
+    let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+    let dir = Path::new(DIR);
+    let mut file = LogFile::create(Arc::clone(&shared), dir, identity, &[]).unwrap();
+    file.append(b"one").unwrap();
+    disk.set_capacity(disk.used_bytes());
+    assert!(
+        !file
+            .rewrite(&[bytes::Bytes::from_static(b"instead")])
+            .unwrap()
+    );
+    file.append(b"two").unwrap();
+    disk.set_capacity(1 << 30);
+    let opened = LogFile::open(shared, dir, identity).unwrap().unwrap();
+    let bodies: Vec<_> = opened.bodies.iter().map(|(_, body)| &body[..]).collect();
+    assert_eq!(bodies, [&b"one"[..], b"two"]);
+}
+
+#[test]
+fn what_a_newer_version_wrote_is_refused_as_such() {
+    use logweir_proto::grpc::internal as wire;
+    let disk = memory();
+    disk.create_dir_all(Path::new(DIR)).unwrap();
+    let identity = Identity {
+        node_id: NODE.get(),
+        directory_id: DIRECTORY,
+    };
+    let proposal = wire::Proposal {
+        planned_on: 0,
+        records: vec![wire::Record { kind: None }],
+    };
+    let unknown_record = wire::LogEntry {
+        log_id: Some(wire::LogId::default()),
+        payload: Some(wire::log_entry::Payload::Proposal(
+            proposal.encode_to_vec().into(),
+        )),
+    };
+    let unknown_step = wire::LogStep { kind: None };
+    let unknown_record = wire::LogStep {
+        kind: Some(wire::log_step::Kind::Append(unknown_record)),
+    };
+    for step in [unknown_step, unknown_record] {
+        let frame = wire::LogFrame { steps: vec![step] }.encode_to_vec();
+        let bodies = [bytes::Bytes::from(frame)];
+        LogFile::create(Arc::new(disk.clone()), Path::new(DIR), identity, &bodies).unwrap();
+        let refusal = start(&disk).unwrap_err();
+        assert!(
+            refusal.contains(LOG) && refusal.contains("newer version"),
+            "{refusal}"
+        );
+    }
 }
