@@ -215,7 +215,9 @@ pub(crate) fn flush_log(context: &DirContext, log: &LogShared) -> Result<Offset,
     }
     log.flush
         .complete(&snapshot, || log.offsets.advance_durable(snapshot.end));
-    context.writeback.flushed(snapshot.bytes);
+    context
+        .writeback
+        .flushed(snapshot.bytes, context.config.max_unflushed_bytes);
     // Not the snapshot's end: a truncation may have overtaken the sync.
     Ok(log.offsets.durable_end())
 }

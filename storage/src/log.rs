@@ -37,6 +37,10 @@ pub(crate) use recovery::open;
 pub(crate) use shared::LogShared;
 use shared::Segments;
 
+/// At the latest when so much was appended, the producers' state is written, so that recovery need not find it
+/// from much more.
+const SNAPSHOT_BYTES: u64 = 16 << 20;
+
 /// Where a batch went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Appended {
@@ -64,6 +68,8 @@ pub struct Log {
     producers: Producers,
     /// Where the newest snapshot of the producers was taken.
     snapshot_at: Offset,
+    /// Bytes appended since that.
+    unsnapped_bytes: u64,
     /// Appended since the last flush was asked for.
     unflushed_records: u64,
     last_append: Timestamp,
@@ -260,6 +266,10 @@ impl Log {
         self.last_append = now;
         self.shared.offsets.set_log_end(header.next_offset());
         self.ask_for_flush(header);
+        self.unsnapped_bytes += header.size_bytes as u64;
+        if self.unsnapped_bytes >= SNAPSHOT_BYTES {
+            self.take_snapshot();
+        }
         Ok(())
     }
 
@@ -313,12 +323,14 @@ impl Log {
             .writeback
             .appended(size_bytes, context.config.max_unflushed_bytes);
         self.unflushed_records += u64::try_from(header.record_count).unwrap_or(0);
-        if context
-            .writeback
-            .is_full(context.config.max_unflushed_bytes)
-        {
-            // The background flush does not keep up, so whoever appends has to wait.
+        let max_unflushed = context.config.max_unflushed_bytes;
+        // If the background does not keep up, whoever appends has to wait. Failures take the directory offline, or
+        // are met again by the background.
+        if context.writeback.is_full(max_unflushed) {
             let _ = flush_log(context, &self.shared);
+        }
+        if context.writeback.is_behind(max_unflushed) {
+            let _ = context.writeback.checkpoint(context);
         }
         let policy = self.config.flush;
         let enough = policy
@@ -457,6 +469,7 @@ impl Log {
     /// the same.
     fn take_snapshot(&mut self) {
         let end = self.log_end_offset();
+        self.unsnapped_bytes = 0;
         if self.snapshot_at == end {
             return;
         }

@@ -302,6 +302,11 @@ impl LogDir {
             .map_err(ChangeError::io(root))
     }
 
+    #[cfg(test)]
+    pub(crate) fn mapped_segments(&self) -> usize {
+        self.context.budget.mapped()
+    }
+
     /// Notes where a closed log ends.
     pub(crate) fn log_closed(&self, log: &LogShared) {
         let truncations = log.state.lock().truncations;

@@ -90,6 +90,7 @@ pub(crate) fn open(
         last_epoch,
         producers: replayed.producers,
         snapshot_at: replayed.snapshot_at,
+        unsnapped_bytes: 0,
         unflushed_records: 0,
         last_append: Timestamp::NONE,
         stamped: Vec::new(),

@@ -14,7 +14,9 @@ use crate::log_dir::LogDir;
 
 mod basics;
 mod damage;
+mod directory;
 mod faults;
+mod flushing;
 mod full_disk;
 mod model;
 mod reading;

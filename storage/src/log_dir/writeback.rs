@@ -63,10 +63,19 @@ impl Writeback {
         self.unflushed.load(Ordering::Relaxed) >= max_unflushed
     }
 
-    /// Counts flushed bytes.
-    pub(crate) fn flushed(&self, bytes: u64) {
+    /// Whether the recovery points lie as far behind as is allowed.
+    pub(crate) fn is_behind(&self, max_unflushed: u64) -> bool {
+        self.since_checkpoint.load(Ordering::Relaxed) >= max_unflushed
+    }
+
+    /// Counts flushed bytes, and wakes the thread when the recovery points should follow.
+    pub(crate) fn flushed(&self, bytes: u64, max_unflushed: u64) {
         self.unflushed.fetch_sub(bytes, Ordering::Relaxed);
-        self.since_checkpoint.fetch_add(bytes, Ordering::Relaxed);
+        let before = self.since_checkpoint.fetch_add(bytes, Ordering::Relaxed);
+        let much = max_unflushed / CHECKPOINT_PART;
+        if before < much && before + bytes >= much {
+            self.wake();
+        }
     }
 
     pub(crate) fn point(&self, key: LogKey) -> Option<RecoveryPoint> {
