@@ -16,7 +16,7 @@ use tonic::{Request, Response, Status};
 use crate::error::ApiError;
 use crate::grpc::Handler;
 use crate::grpc::context::{context, topic_id};
-use crate::grpc::records::unpack;
+use crate::grpc::records::{Room, unpack};
 use crate::grpc::status::{at_most, error_of, invalid};
 use crate::service::{
     FetchPartition, FetchRequest, FetchedPartition, Isolation, OffsetQuery, RequestContext,
@@ -24,6 +24,8 @@ use crate::service::{
 
 /// Bytes of records in one response; a single batch may be larger only up to a request's limit.
 pub(super) const MAX_RESPONSE_BYTES: usize = 50 << 20;
+/// Bytes of plain records in one response, after they were unpacked.
+const MAX_UNPACKED_RESPONSE_BYTES: usize = 32 << 20;
 /// What a stream's response holds where the request does not say.
 const DEFAULT_STREAM_BYTES: usize = 1 << 20;
 /// What one partition contributes to a response where the request does not say.
@@ -60,10 +62,11 @@ impl FetchService for Handler {
             () = self.stop.cancelled() => return Err(shutting_down()),
         };
         let offsets = fetch.partitions.iter().map(|wanted| wanted.fetch_offset);
+        let mut room = Room::new(MAX_UNPACKED_RESPONSE_BYTES);
         let partitions = fetched
             .into_iter()
             .zip(offsets)
-            .map(|(part, from)| answer(part, from, format));
+            .map(|(part, from)| answer(part, from, format, &mut room));
         Ok(Response::new(v1::FetchResponse {
             partitions: partitions.collect(),
         }))
@@ -148,17 +151,17 @@ impl Follow {
                 return;
             };
             let fetched = handler.service.fetch(ctx, &self.fetch).await;
-            let failed: Vec<bool> = fetched.iter().map(|part| part.outcome.is_err()).collect();
+            let mut failed = Vec::with_capacity(fetched.len());
             let mut partitions = Vec::new();
+            let mut unpacked = Room::new(MAX_UNPACKED_RESPONSE_BYTES);
             for (wanted, part) in self.fetch.partitions.iter_mut().zip(fetched) {
                 let from = wanted.fetch_offset;
-                if let Ok(read) = &part.outcome {
-                    if read.next_offset == from {
-                        continue;
-                    }
-                    wanted.fetch_offset = read.next_offset;
+                let answer = answer(part, from, self.format, &mut unpacked);
+                failed.push(answer.error.is_some());
+                wanted.fetch_offset = Offset::new(answer.next_fetch_offset);
+                if answer.error.is_some() || wanted.fetch_offset != from {
+                    partitions.push(answer);
                 }
-                partitions.push(answer(part, from, self.format));
             }
             room.send(Ok(v1::FetchResponse { partitions }));
             self.drop_finished(&failed);
@@ -274,15 +277,21 @@ fn partitions(wanted: &[v1::FetchPartition]) -> Result<Vec<FetchPartition>, Stat
     wanted.iter().map(one).collect()
 }
 
-/// A partition's part of a response.
-fn answer(part: FetchedPartition, from: Offset, format: v1::RecordFormat) -> v1::FetchedPartition {
-    let outcome = part.outcome.and_then(|fetched| {
+/// A partition's part of a response that has `room` left for plain records.
+fn answer(
+    part: FetchedPartition,
+    from: Offset,
+    format: v1::RecordFormat,
+    room: &mut Room,
+) -> v1::FetchedPartition {
+    let outcome = part.outcome.and_then(|mut fetched| {
+        let batches = std::mem::take(&mut fetched.records);
         let data = match format {
-            v1::RecordFormat::Batches => {
-                v1::fetched_partition::Data::Batches(fetched.records.clone())
-            }
+            v1::RecordFormat::Batches => v1::fetched_partition::Data::Batches(batches),
             v1::RecordFormat::Records => {
-                v1::fetched_partition::Data::Records(unpack(fetched.records.clone(), from)?)
+                let unpacked = unpack(batches, from, room)?;
+                fetched.next_offset = unpacked.rest.unwrap_or(fetched.next_offset);
+                v1::fetched_partition::Data::Records(unpacked.list)
             }
         };
         Ok((fetched, data))

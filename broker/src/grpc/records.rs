@@ -5,13 +5,18 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use logweir_proto::grpc::v1;
 use logweir_proto::partitioner::partition_for_key;
-use logweir_proto::record::{self, BatchBuilder, Compression, RecordHeader};
+use logweir_proto::record::{
+    self, BatchBuilder, BatchError, Compression, Record, RecordBatch, RecordHeader,
+};
 use logweir_proto::{ErrorCode, Offset, PartitionId, Timestamp};
+use prost::Message;
 
 use crate::error::ApiError;
 
 /// Bytes that one stored batch may unpack to before the reader is told to fetch it packed.
-pub(super) const MAX_UNPACKED_BYTES: usize = 64 << 20;
+const MAX_UNPACKED_BYTES: usize = 64 << 20;
+/// What a record takes in its list besides itself, at most.
+const RECORD_PREFIX_BYTES: usize = 6;
 
 /// The contract's compression.
 pub(super) fn compression(raw: i32) -> Result<Compression, ApiError> {
@@ -83,32 +88,105 @@ pub(super) fn spread(
     spread
 }
 
-/// Unpacks whole batches into plain records from `from` on; control batches hold none.
-///
-/// # Errors
-/// `CORRUPT_MESSAGE` if a stored batch cannot be read, or unpacks to more than the limit.
-pub(super) fn unpack(batches: Bytes, from: Offset) -> Result<v1::RecordList, ApiError> {
-    let mut list = v1::RecordList::default();
-    for batch in record::batches(batches) {
-        let batch = batch?;
-        if batch.header().attributes.is_control() {
-            continue;
-        }
-        for record in batch.records(MAX_UNPACKED_BYTES)? {
-            let record = record?;
-            if record.offset < from {
-                continue;
-            }
-            list.records.push(v1::Record {
-                key: record.key,
-                value: record.value,
-                headers: record.headers.into_iter().map(header).collect(),
-                timestamp_ms: Some(record.timestamp.get()),
-                offset: record.offset.get(),
-            });
+/// The bytes of a response that plain records may take.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Room {
+    left: usize,
+    whole: usize,
+}
+
+impl Room {
+    pub(super) fn new(bytes: usize) -> Self {
+        Self {
+            left: bytes,
+            whole: bytes,
         }
     }
-    Ok(list)
+}
+
+/// Plain records, and where to go on if not all fit.
+#[derive(Debug, Default)]
+pub(super) struct Unpacked {
+    pub(super) list: v1::RecordList,
+    /// The first record that was left out; `None` if all are there.
+    pub(super) rest: Option<Offset>,
+}
+
+/// Unpacks whole batches into plain records from `from` on, until the response has no room left; control
+/// batches hold none. What lies before a batch that cannot be unpacked is given without it.
+///
+/// # Errors
+/// `INVALID_RECORD` if the first batch cannot be unpacked, `MESSAGE_TOO_LARGE` if it unpacks to more than the limit or
+/// its first record alone does not fit.
+pub(super) fn unpack(batches: Bytes, from: Offset, room: &mut Room) -> Result<Unpacked, ApiError> {
+    let mut unpacked = Unpacked::default();
+    for batch in record::batches(batches) {
+        let batch = batch?;
+        let header = *batch.header();
+        if header.attributes.is_control() || header.next_offset() <= from {
+            continue;
+        }
+        let start = unpacked.list.records.len();
+        if let Err(error) = unpack_batch(&batch, from, room, &mut unpacked) {
+            unpacked.list.records.truncate(start);
+            if start == 0 {
+                return Err(error);
+            }
+            unpacked.rest = Some(header.base_offset.max(from));
+        }
+        if unpacked.rest.is_some() {
+            break;
+        }
+    }
+    Ok(unpacked)
+}
+
+fn unpack_batch(
+    batch: &RecordBatch,
+    from: Offset,
+    room: &mut Room,
+    unpacked: &mut Unpacked,
+) -> Result<(), ApiError> {
+    let place = batch.header().base_offset;
+    let told = |error: BatchError| {
+        let error = ApiError::from(error);
+        ApiError {
+            message: format!("the batch at offset {place}: {}", error.message),
+            ..error
+        }
+        .hint("fetch it as batches, or go on at the offset after it")
+    };
+    for record in batch.records(MAX_UNPACKED_BYTES).map_err(told)? {
+        let record = record.map_err(told)?;
+        if record.offset < from {
+            continue;
+        }
+        let offset = record.offset;
+        let plain = plain(record);
+        let size = plain.encoded_len() + RECORD_PREFIX_BYTES;
+        if size > room.left {
+            if size > room.whole {
+                return Err(told(BatchError::TooLarge {
+                    what: "a record for one response",
+                }));
+            }
+            unpacked.rest = Some(offset);
+            return Ok(());
+        }
+        room.left -= size;
+        unpacked.list.records.push(plain);
+    }
+    Ok(())
+}
+
+fn plain(record: Record) -> v1::Record {
+    v1::Record {
+        key: record.key,
+        value: record.value,
+        headers: record.headers.into_iter().map(header).collect(),
+        timestamp_ms: Some(record.timestamp.get()),
+        offset: record.offset.get(),
+    }
 }
 
 fn header(header: RecordHeader) -> v1::Header {
@@ -146,7 +224,9 @@ mod tests {
                 record(Some(""), "3"),
             ];
             let batch = build_batch(&records, compression, Timestamp::new(1)).expect("valid");
-            let list = unpack(batch, Offset::new(1)).expect("valid");
+            let list = unpack(batch, Offset::new(1), &mut Room::new(1_000))
+                .expect("valid")
+                .list;
             assert_eq!(list.records.len(), 2);
             assert_eq!(
                 list.records[0],
@@ -163,6 +243,43 @@ mod tests {
                 }
             );
         }
+    }
+
+    #[test]
+    fn a_response_that_is_full_tells_where_to_go_on() {
+        let records: Vec<_> = (0..10).map(|_| record(None, &"x".repeat(100))).collect();
+        let batch = build_batch(&records, Compression::Zstd, Timestamp::new(1)).expect("valid");
+        let mut from = Offset::ZERO;
+        let mut offsets = Vec::new();
+        loop {
+            let unpacked = unpack(batch.clone(), from, &mut Room::new(400)).expect("some fit");
+            offsets.extend(unpacked.list.records.iter().map(|record| record.offset));
+            let Some(rest) = unpacked.rest else { break };
+            assert!(rest > from, "no progress");
+            from = rest;
+        }
+        assert_eq!(offsets, (0..10).collect::<Vec<_>>());
+        let error = unpack(batch, Offset::ZERO, &mut Room::new(50)).expect_err("not even one fits");
+        assert_eq!(error.code, ErrorCode::MessageTooLarge);
+    }
+
+    #[test]
+    fn a_batch_that_cannot_be_unpacked_is_named_after_what_lies_before_it_was_given() {
+        let good = build_batch(&[record(None, "v")], Compression::None, Timestamp::new(1));
+        let bad = build_batch(&[record(None, "v")], Compression::Gzip, Timestamp::new(1));
+        let mut bad = bad.expect("valid").to_vec();
+        let body = bad.len() - 6;
+        bad[body] ^= 0xff;
+        record::set_base_offset(&mut bad, Offset::new(1));
+        let both = Bytes::from([good.expect("valid").to_vec(), bad.clone()].concat());
+        let unpacked =
+            unpack(both.clone(), Offset::ZERO, &mut Room::new(1_000)).expect("the first is good");
+        assert_eq!(
+            (unpacked.list.records.len(), unpacked.rest),
+            (1, Some(Offset::new(1)))
+        );
+        let error = unpack(both, Offset::new(1), &mut Room::new(1_000)).expect_err("damaged");
+        assert!(error.message.contains("offset 1"), "{error}");
     }
 
     #[test]
