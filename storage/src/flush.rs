@@ -114,13 +114,6 @@ impl LogFlush {
         }
     }
 
-    /// Makes the names in the directories added so far durable. Waits for the device.
-    pub(crate) fn sync_dirs(&self, disk: &dyn Disk) -> io::Result<()> {
-        let _flushing = self.flushing.lock();
-        let dirs = std::mem::take(&mut self.unsynced.lock().dirs);
-        dirs.iter().try_for_each(|dir| disk.sync_dir(dir))
-    }
-
     /// Forgets the files of segments from `base` on, and what flushes in progress will say; `lower` moves the
     /// ends, so that no flush from before can raise them again.
     pub(crate) fn truncate(&self, base: Offset, lower: impl FnOnce()) {
@@ -209,7 +202,11 @@ pub(crate) fn flush_log(context: &DirContext, log: &LogShared) -> Result<Offset,
     }
     log.check_open()?;
     let snapshot = log.flush.snapshot(|| log.offsets.log_end());
-    if let Err(error) = snapshot.sync(context.disk.as_ref()) {
+    let disk = context.disk.as_ref();
+    if let Err(error) = snapshot
+        .sync(disk)
+        .and_then(|()| context.new_names.sync(disk))
+    {
         let reason = format!("sync of {} failed: {error}", log.files.dir().display());
         return Err(context.go_offline(reason));
     }

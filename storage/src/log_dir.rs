@@ -24,6 +24,7 @@ mod context;
 mod identity;
 mod keeper;
 mod names;
+mod new_names;
 mod reserve;
 mod writeback;
 
@@ -36,6 +37,7 @@ pub(crate) use keeper::Job;
 use keeper::Keeper;
 pub use names::LogId;
 use names::{DELETED, DirPaths, STRAY};
+use new_names::NewNames;
 use reserve::Reserve;
 use writeback::Writeback;
 
@@ -411,6 +413,7 @@ fn new_context(
         registry: Registry::default(),
         budget: MapBudget::new(max_mapped, max_open_logs),
         group_commit: GroupCommit::default(),
+        new_names: NewNames::default(),
         keeper: Keeper::default(),
         writeback: Writeback::new(points),
         paths,

@@ -53,17 +53,21 @@ pub(crate) fn open(
         }
         Err(source) => return Err(OpenError::Io { path, source }),
     };
-    // As long as nothing was durable, nothing says that the directories' names are.
-    let dirs = [
-        context.paths.root().to_path_buf(),
-        context.paths.logs(),
-        context.paths.topic(&id.topic),
-    ];
-    if found.segments.is_empty() {
-        dirs.into_iter().for_each(|dir| flush.add_dir(dir));
-    } else if point.is_none_or(|point| point.offset == Offset::ZERO) {
-        dirs.iter()
-            .try_for_each(|dir| disk.sync_dir(dir).map_err(OpenError::io(dir)))?;
+    if point.is_none_or(|point| point.offset == Offset::ZERO) {
+        // As long as nothing was durable, nothing says that the directories' names are.
+        let paths = &context.paths;
+        let dirs = [
+            paths.root().to_path_buf(),
+            paths.logs(),
+            paths.topic(&id.topic),
+        ];
+        context.new_names.add(dirs);
+        if !found.segments.is_empty() {
+            context
+                .new_names
+                .sync(disk)
+                .map_err(OpenError::io(paths.root()))?;
+        }
     }
     let recovered = Recovery::new(disk, &files, found).run(point)?;
     let shared = Arc::new(LogShared {

@@ -175,7 +175,7 @@ impl Log {
         let path = self.shared.files.state();
         let bytes = state.encode();
         // A file is as durable as its directory's name.
-        self.shared.flush.sync_dirs(context.disk.as_ref())?;
+        context.new_names.sync(context.disk.as_ref())?;
         context.with_reserve(|| replace_file(context.disk.as_ref(), &path, &bytes))?;
         *self.shared.state.lock() = state;
         Ok(())
