@@ -109,6 +109,7 @@ impl LockHold {
     }
 
     /// Counts per bucket (not cumulative) and the sum of all sampled holds in nanoseconds.
+    #[cfg(any(test, feature = "http"))]
     pub(crate) fn snapshot(&self) -> (Vec<u64>, u64) {
         let counts = self
             .buckets

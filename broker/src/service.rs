@@ -82,6 +82,7 @@ impl Service {
     }
 
     /// Why this broker cannot serve everything it should; `None` if it can.
+    #[cfg(feature = "http")]
     pub(crate) fn unready(&self) -> Option<String> {
         if let Some(reason) = self.partitions.disk_offline() {
             return Some(format!("the data directory is offline: {reason}"));

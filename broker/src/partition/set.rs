@@ -148,6 +148,7 @@ impl Partitions {
     }
 
     /// How many partitions cannot be served because of their disk.
+    #[cfg(feature = "http")]
     pub(crate) fn offline_count(&self) -> usize {
         let topics = self.topics.read();
         let slots = topics.values().flat_map(|hosted| &hosted.partitions);
@@ -157,6 +158,7 @@ impl Partitions {
     }
 
     /// Why the data directory cannot be written any more; `None` while it can.
+    #[cfg(feature = "http")]
     pub(crate) fn disk_offline(&self) -> Option<String> {
         self.log_dir.offline().map(|reason| reason.to_string())
     }

@@ -246,6 +246,7 @@ impl Service {
     }
 
     /// Every partition led here, with its offsets.
+    #[cfg(feature = "http")]
     pub(crate) fn hosted_partitions(&self) -> Vec<(Arc<str>, PartitionId, PartitionOffsets)> {
         let online = self.partitions().online().into_iter();
         online
@@ -257,6 +258,7 @@ impl Service {
     }
 
     /// How many partitions cannot be served because of their disk.
+    #[cfg(feature = "http")]
     pub(crate) fn offline_partitions(&self) -> usize {
         self.partitions().offline_count()
     }
