@@ -377,6 +377,8 @@ fn state_of(bytes: &[u8]) -> Result<Items, Damage> {
         field("log start offset", state.log_start),
         field("truncations", state.truncations),
         field("last cut", state.last_cut),
+        field("restarting", state.restarting),
+        field("has gaps", state.has_gaps),
     ])
 }
 

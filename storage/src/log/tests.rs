@@ -18,6 +18,7 @@ mod directory;
 mod faults;
 mod flushing;
 mod full_disk;
+mod golden;
 mod model;
 mod reading;
 mod regressions;
