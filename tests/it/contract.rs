@@ -1,5 +1,9 @@
 //! The gRPC contract as a client in another language meets it: reflection, health, plain records,
 //! acks, typed errors, limits.
+#![expect(
+    clippy::too_many_lines,
+    reason = "a conversation with the broker is told in one piece"
+)]
 
 use std::time::{Duration, Instant};
 
