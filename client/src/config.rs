@@ -184,8 +184,8 @@ pub struct ProducerConfig {
     /// How long a record waits for its batch to fill (`linger.ms`). Default 5 ms.
     #[serde(rename = "linger_ms", with = "millis")]
     pub linger: Duration,
-    /// Send at once, without lingering, while no request is in flight: a lone record is not delayed, and under load
-    /// batches still fill. Not in Kafka. Default true.
+    /// Send without lingering while no request is in flight: at once, or after a millisecond if much was sent just
+    /// before. A lone record is not delayed, and under load batches still fill. Not in Kafka. Default true.
     pub send_when_idle: bool,
     /// Bytes of records that may wait or be in flight (`buffer.memory`), from `max_request_size` to 2 GiB; past that
     /// [`send`](crate::Producer::send) waits. Default 32 MiB.

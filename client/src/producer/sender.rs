@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use logweir_proto::ErrorCode;
 use logweir_proto::grpc::v1;
@@ -26,6 +27,14 @@ use crate::error::{Error, ErrorKind};
 const MAX_APPENDS: usize = 10_000;
 /// What an append takes in a request beside its batch and its topic's name, at the most.
 const APPEND_OVERHEAD: usize = 32;
+
+/// So many bytes sent from one idle moment to the next mean that there is much to send: batches that could
+/// go because nothing is in flight then wait for [`BUSY_PAUSE`], or they would never fill. Measured on two shared cores with
+/// twelve partitions and records of 100 bytes: 0.5 to 1.9 million records a second for one sender that does not wait, while
+/// a thousand tasks that each wait for their answer go down from 0.6 to 0.4 million.
+const BUSY_BYTES: usize = 32 << 10;
+/// See [`BUSY_BYTES`]. The linger time, if that is shorter.
+const BUSY_PAUSE: Duration = Duration::from_millis(1);
 
 /// A request whose answer is awaited.
 struct InFlight {
@@ -51,6 +60,10 @@ pub(crate) struct Sender {
     /// Lanes that pause until then.
     paused: BTreeSet<(Instant, usize)>,
     in_flight: VecDeque<InFlight>,
+    /// Bytes sent since nothing was in flight last.
+    burst_bytes: usize,
+    /// Until when batches that are not full wait although nothing is in flight.
+    busy_until: Option<Instant>,
     next_correlation_id: u64,
     /// What keeps requests from being answered at present, for the errors of records that run out of time.
     trouble: Option<Error>,
@@ -70,6 +83,8 @@ impl Sender {
             lingering: VecDeque::new(),
             paused: BTreeSet::new(),
             in_flight: VecDeque::new(),
+            burst_bytes: 0,
+            busy_until: None,
             next_correlation_id: 1,
             trouble: None,
             stale_topics: HashSet::new(),
@@ -124,7 +139,11 @@ impl Sender {
             .tracker
             .first_deadline()
             .map(|(deadline, _)| deadline);
-        [lingering, paused, deadline, self.answer_due()]
+        let idle = self.config().send_when_idle && self.in_flight.is_empty();
+        let busy = self
+            .busy_until
+            .filter(|_| idle && !self.lingering.is_empty());
+        [lingering, paused, busy, deadline, self.answer_due()]
             .into_iter()
             .flatten()
             .min()
@@ -232,8 +251,17 @@ impl Sender {
     }
 
     /// Whether what lingers is to be sent without waiting for more.
-    fn is_urgent(&self) -> bool {
-        self.accumulator.is_urgent() || (self.config().send_when_idle && self.in_flight.is_empty())
+    fn is_urgent(&self, now: Instant) -> bool {
+        let idle = self.in_flight.is_empty() && self.busy_until.is_none_or(|until| until <= now);
+        self.accumulator.is_urgent() || (idle && self.config().send_when_idle)
+    }
+
+    /// Notices when nothing is in flight any more.
+    fn note_idle(&mut self, now: Instant) {
+        if self.in_flight.is_empty() {
+            let busy = std::mem::take(&mut self.burst_bytes) >= BUSY_BYTES;
+            self.busy_until = busy.then(|| now + BUSY_PAUSE.min(self.config().linger));
+        }
     }
 
     /// Whether a request could be made now, if there were a connection and a producer id.
@@ -241,7 +269,7 @@ impl Sender {
         if self.in_flight.len() >= self.config().max_in_flight {
             return false;
         }
-        let urgent = self.is_urgent();
+        let urgent = self.is_urgent(now);
         self.advance(now, urgent);
         !self.ready.is_empty()
     }
@@ -251,7 +279,7 @@ impl Sender {
         if self.wants_identity() || !self.has_work(now) {
             return None;
         }
-        let urgent = self.is_urgent();
+        let urgent = self.is_urgent(now);
         let limit = self.config().max_request_size;
         let mut batches: Vec<(usize, SealedBatch)> = Vec::new();
         let mut size = 0;
@@ -288,6 +316,7 @@ impl Sender {
             }
             self.relist(index, now);
         }
+        self.burst_bytes += size;
         if batches.is_empty() {
             None
         } else {
@@ -412,6 +441,7 @@ impl Sender {
         let Some(request) = self.in_flight.pop_back() else {
             return;
         };
+        self.note_idle(now);
         for (index, batch) in request.batches {
             self.count_stored(&batch);
             batch.complete(Ok(Appended {
@@ -456,6 +486,7 @@ impl Sender {
             return Ok(());
         };
         self.trouble = None;
+        self.note_idle(now);
         for ((index, batch), result) in request.batches.into_iter().zip(response.results) {
             self.on_result(index, batch, &result, now);
             self.back(index, now);
