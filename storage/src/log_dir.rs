@@ -159,10 +159,7 @@ impl LogDir {
                 path: self.context.paths.log(&id),
             });
         }
-        let mut point = self.context.writeback.point(id.key());
-        if let Some(point) = &mut point {
-            point.clean &= self.was_clean;
-        }
+        let point = self.context.writeback.point(id.key());
         let log = log::open(Arc::clone(self), &self.context, id, config, point, on_flush)?;
         self.log_opened(&log, point);
         Ok(log)
@@ -382,13 +379,16 @@ fn load_points(
 ) -> Result<(RecoveryPoints, bool), OpenError> {
     let path = paths.recovery_points();
     let bytes = crate::checked_file::read_whole(disk, &path).map_err(OpenError::io(&path))?;
-    let points = match &bytes {
+    let mut points = match &bytes {
         Some(bytes) => {
             checkpoint::decode_points(bytes).map_err(|damage| OpenError::damaged(&path, damage))?
         }
         None => RecoveryPoints::new(),
     };
     let clean = identity::take_clean_mark(disk, paths, id, &bytes.unwrap_or_default())?;
+    for point in points.values_mut() {
+        point.clean &= clean;
+    }
     Ok((points, clean))
 }
 

@@ -309,7 +309,9 @@ impl<'a> Recovery<'a> {
             if !reached {
                 self.found.segments[at].1 = u64::from(end.place.position);
                 self.drop_from(at + 1, end.place.offset)?;
-                self.epochs_dirty |= self.epochs.truncate_from_end(end.place.offset);
+                // An epoch that began here and has no batch yet was noted all the same.
+                let above = end.place.offset.plus(1);
+                self.epochs_dirty |= self.epochs.truncate_from_end(above);
                 return Ok(end.place.offset);
             }
             at += 1;

@@ -20,6 +20,7 @@ mod flushing;
 mod full_disk;
 mod golden;
 mod model;
+mod policies;
 mod reading;
 mod regressions;
 
@@ -109,7 +110,7 @@ fn values(bytes: &Bytes) -> Vec<(i64, String)> {
     let mut found = Vec::new();
     for batch in batches(bytes.clone()) {
         let batch = batch.unwrap();
-        batch.validate().unwrap();
+        batch.verify_crc().unwrap();
         for record in batch.records(1 << 20).unwrap() {
             let record = record.unwrap();
             let value = String::from_utf8(record.value.unwrap().to_vec()).unwrap();
