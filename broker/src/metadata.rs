@@ -74,6 +74,8 @@ pub(crate) struct QuorumConfig {
     pub(crate) snapshot_entries: u64,
     /// A snapshot is made when the entries since the last take so many bytes.
     pub(crate) snapshot_bytes: u64,
+    /// The log file is not written anew, without what was purged, before it has so many bytes.
+    pub(crate) rewrite_bytes: u64,
 }
 
 /// How much the cluster may hold.
@@ -114,6 +116,7 @@ impl QuorumConfig {
             keep: None,
             snapshot_entries: 2_000,
             snapshot_bytes: 4 << 20,
+            rewrite_bytes: 1 << 20,
         }
     }
 

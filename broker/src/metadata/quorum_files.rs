@@ -46,6 +46,9 @@ pub(super) fn open(
                 tracing::warn!(path = %opened.file.path().display(),
                     "dropped the last write to the metadata log: it was cut off before it was acknowledged");
             }
+            // A broker that was killed between a rename and the sync of the folder left names that a power
+            // cut can still take back. What is read here counts from now on, so they must be durable.
+            io(disk.sync_dir(&config.dir), config.dir.clone(), "synced")?;
             let state = replay(&opened.file, opened.bodies)?;
             (opened.file, state)
         }
@@ -73,7 +76,7 @@ pub(super) fn open(
         (LogWriter::inline(file), None)
     };
     Ok(Opened {
-        log: RaftLog::new(state, writer),
+        log: RaftLog::new(state, writer, config.rewrite_bytes),
         machine,
         io_thread,
     })

@@ -30,14 +30,14 @@ use super::raft_codec::{
 
 /// Encoded bytes of entries after which a frame of a rewritten file is full.
 const REWRITE_FRAME_BYTES: usize = 1 << 20;
-/// The file is not rewritten below this size, in bytes.
-const REWRITE_MIN_BYTES: u64 = 1 << 20;
 
 /// The log of one node. Clones are the same log.
 #[derive(Clone)]
 pub(super) struct RaftLog {
     state: Arc<Mutex<State>>,
     writer: LogWriter,
+    /// The file is not rewritten below this size, in bytes.
+    rewrite_bytes: u64,
 }
 
 /// What the file's steps come to.
@@ -181,10 +181,11 @@ fn encode(steps: Vec<Kind>) -> Bytes {
 }
 
 impl RaftLog {
-    pub(super) fn new(state: State, writer: LogWriter) -> Self {
+    pub(super) fn new(state: State, writer: LogWriter, rewrite_bytes: u64) -> Self {
         Self {
             state: Arc::new(Mutex::new(state)),
             writer,
+            rewrite_bytes,
         }
     }
 
@@ -312,7 +313,7 @@ impl RaftLogStorage<TypeConfig> for RaftLog {
             let mut state = self.state.lock();
             state.purge(log_id);
             let live = state.entry_bytes as u64;
-            let rewrite = state.file_bytes > REWRITE_MIN_BYTES.max(live.saturating_mul(2));
+            let rewrite = state.file_bytes > self.rewrite_bytes.max(live.saturating_mul(2));
             let frame = state.frame(vec![Kind::PurgedTo(log_id_to_wire(&log_id))]);
             (frame, rewrite.then(|| state.rewritten()))
         };

@@ -119,6 +119,7 @@ fn busy(disk: &SimDisk) -> QuorumConfig {
     QuorumConfig {
         snapshot_entries: 9,
         snapshot_bytes: 40_000,
+        rewrite_bytes: 60_000,
         ..config(disk)
     }
 }
@@ -198,6 +199,56 @@ fn whichever_disk_operation_fails_nothing_acknowledged_is_lost() {
         println!("errno {errno}: every operation up to {k}");
         assert!(k > 500, "the run is too short to mean much");
     }
+}
+
+#[test]
+fn a_kill_between_any_two_disk_operations_and_a_power_cut_later_lose_nothing() {
+    let mut k = 1;
+    loop {
+        let disk = Arc::new(memory());
+        let left = AtomicU64::new(k);
+        let machine = Arc::downgrade(&disk);
+        disk.set_hook(Some(Arc::new(move |_, _: &Path| {
+            if left.fetch_sub(1, Ordering::Relaxed) == 1
+                && let Some(machine) = machine.upgrade()
+            {
+                machine.power_cut(0, PowerCut::KeepAll);
+            }
+        })));
+        let mut known = Known::default();
+        let mut draws = Draws(4);
+        let mut steps = 0;
+        if let Ok(quorum) = block_on(Quorum::start(busy(&disk))) {
+            if known.check(&quorum).is_ok() {
+                while steps < 120 && known.step(&quorum, draws.next()) {
+                    steps += 1;
+                }
+            }
+            known.seen = Some(quorum.image());
+            block_on(quorum.shutdown());
+        }
+        let done = disk.operations() < k;
+        disk.set_hook(None);
+        disk.power_cut(k, PowerCut::KeepAll);
+        let quorum = block_on(Quorum::start(busy(&disk))).unwrap();
+        known.check(&quorum).unwrap();
+        for _ in 0..k % 3 {
+            assert!(known.step(&quorum, draws.next()));
+        }
+        known.seen = Some(quorum.image());
+        block_on(quorum.shutdown());
+        disk.power_cut(k, PowerCut::LoseUnsynced);
+        let quorum = block_on(Quorum::start(busy(&disk)))
+            .unwrap_or_else(|error| panic!("killed at operation {k}: {error}"));
+        known.check(&quorum).unwrap();
+        block_on(quorum.shutdown());
+        if done {
+            break;
+        }
+        k += 1;
+    }
+    println!("killed at every operation up to {k}");
+    assert!(k > 200, "the run is too short to mean much");
 }
 
 #[test]
