@@ -59,6 +59,13 @@ pub struct LogConfig {
     pub producer_expiry: Duration,
 }
 
+impl LogConfig {
+    /// `segment_bytes` within what positions can tell.
+    pub(crate) fn max_segment_bytes(&self) -> u64 {
+        self.segment_bytes.min(MAX_SEGMENT_BYTES)
+    }
+}
+
 impl Default for LogConfig {
     fn default() -> Self {
         const DAY: Duration = Duration::from_secs(86_400);

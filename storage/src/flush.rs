@@ -128,10 +128,11 @@ impl LogFlush {
         self.unsynced.lock().files.clear();
     }
 
-    /// Runs `change` while no flush is in progress.
-    pub(crate) fn between_flushes(&self, change: impl FnOnce()) {
+    /// Runs `change` while no flush is in progress, and gives the bytes that will not be flushed any more.
+    pub(crate) fn end(&self, change: impl FnOnce()) -> u64 {
         let _flushing = self.flushing.lock();
         change();
+        self.bytes.swap(0, Ordering::Relaxed)
     }
 
     pub(crate) fn unflushed_bytes(&self) -> u64 {
@@ -198,6 +199,10 @@ pub(crate) fn flush_log(context: &DirContext, log: &LogShared) -> Result<Offset,
     let _flushing = log.flush.flushing.lock();
     let durable_end = log.offsets.durable_end();
     if durable_end >= log.offsets.log_end() {
+        // What was not durable was cut off.
+        context
+            .writeback
+            .discard(log.flush.bytes.swap(0, Ordering::Relaxed));
         return Ok(durable_end);
     }
     log.check_open()?;

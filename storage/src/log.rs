@@ -62,8 +62,9 @@ pub struct Log {
     active: Option<ActiveSegment>,
     /// Counts the log among those with open files, from its first append on until it is parked.
     slot: Option<OpenSlot>,
-    /// A roll has begun: the file of the next segment may be there, so the last one gets no more.
-    must_roll: bool,
+    /// A roll has begun: the file of the next segment, with this base offset, may be there, so the last one gets no
+    /// more.
+    rolling_to: Option<Offset>,
     last_epoch: LeaderEpoch,
     producers: Producers,
     /// Where the newest snapshot of the producers was taken.
@@ -150,7 +151,8 @@ impl Log {
         epoch: LeaderEpoch,
         now: Timestamp,
     ) -> Result<Appended, AppendError> {
-        let (size_bytes, limit_bytes) = (batch.bytes().len() as u64, self.config.segment_bytes);
+        let (size_bytes, limit_bytes) =
+            (batch.bytes().len() as u64, self.config.max_segment_bytes());
         if size_bytes > limit_bytes {
             return Err(AppendError::TooLarge {
                 size_bytes,
@@ -371,15 +373,15 @@ impl Log {
     /// Makes sure that the batch fits in the active segment.
     fn make_room(&mut self, header: &BatchHeader, now: Timestamp) -> Result<(), AppendError> {
         let size_bytes = header.size_bytes as u64;
-        if self.active.is_none() && !self.must_roll {
+        if self.active.is_none() && self.rolling_to.is_none() {
             self.activate(size_bytes).map_err(AppendError::from_read)?;
         }
-        let segment_bytes = self.config.segment_bytes;
+        let segment_bytes = self.config.max_segment_bytes();
         let fits = self
             .active
             .as_ref()
             .is_some_and(|active| active.fits(size_bytes, header.next_offset(), segment_bytes));
-        if fits && !self.must_roll && !self.is_old(now) {
+        if fits && self.rolling_to.is_none() && !self.is_old(now) {
             return Ok(());
         }
         self.roll(size_bytes).map_err(AppendError::from_read)
@@ -411,7 +413,7 @@ impl Log {
         let context = &self.shared.context;
         let end = self.log_end_offset();
         let base = segment.base();
-        let capacity = self.config.segment_bytes.max(size_bytes);
+        let capacity = self.config.max_segment_bytes().max(size_bytes);
         let active = ActiveSegment::open(
             context.disk.as_ref(),
             segment,
@@ -437,14 +439,14 @@ impl Log {
         if last.base() == end {
             self.active = None;
             last.close();
-            self.must_roll = false;
+            self.rolling_to = None;
             return self.activate(size_bytes);
         }
         // From here on the new file may be there, and all at or above its base counts as cut from the last one.
-        self.must_roll = true;
+        self.rolling_to = Some(end);
         let segment = Segment::new(end, self.shared.files.clone(), 0);
         let next = self.open_active(Arc::clone(&segment), size_bytes)?;
-        self.must_roll = false;
+        self.rolling_to = None;
         let mut list = Segments::clone(&segments);
         list.0.push(segment);
         self.shared.segments.store(Arc::new(list));

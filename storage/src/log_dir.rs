@@ -227,11 +227,6 @@ impl LogDir {
     /// Device errors.
     pub fn delete_log(&self, log: Log) -> Result<(), ChangeError> {
         let id = log.id().clone();
-        let shared = log.shared();
-        // A sync of files and directories that are gone would look like a failing device.
-        shared
-            .flush
-            .between_flushes(|| shared.closed.store(true, Ordering::Release));
         drop(log);
         let path = self.move_log(&id, DELETED)?;
         self.context
@@ -318,9 +313,17 @@ impl LogDir {
         self.context.writeback.set_point(log.key(), point);
     }
 
-    /// Notes that a log's writer is gone.
+    /// Notes that a log's writer is gone. Nothing is flushed any more: a sync of files and directories that may be
+    /// removed would look like a failing device.
     pub(crate) fn log_dropped(&self, log: &LogShared) {
+        let bytes = log.flush.end(|| log.closed.store(true, Ordering::Release));
+        self.context.writeback.discard(bytes);
         self.context.registry.remove(log);
+    }
+
+    #[cfg(test)]
+    pub(crate) fn unflushed_bytes(&self) -> u64 {
+        self.context.writeback.unflushed_bytes()
     }
 
     fn stop(&self) {

@@ -90,7 +90,7 @@ pub(crate) fn open(
         config,
         active: None,
         slot: None,
-        must_roll: false,
+        rolling_to: None,
         last_epoch,
         producers: replayed.producers,
         snapshot_at: replayed.snapshot_at,

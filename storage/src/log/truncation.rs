@@ -142,7 +142,6 @@ impl Log {
             active.seal()?;
             context.budget.opened(active.segment());
         }
-        self.must_roll = false;
         let forgotten = if self.shared.state.lock().restarting {
             Offset::new(-1)
         } else {
@@ -150,6 +149,9 @@ impl Log {
         };
         recovery::remove_snapshots_above(disk, files, forgotten)?;
         let mut unlinks = Vec::new();
+        if let Some(base) = self.rolling_to.take() {
+            unlinks.push(files.retire(disk, base)?);
+        }
         for segment in drop.iter().rev() {
             unlinks.push(segment.retire(disk)?);
         }

@@ -68,6 +68,16 @@ impl Writeback {
         self.since_checkpoint.load(Ordering::Relaxed) >= max_unflushed
     }
 
+    /// Counts bytes that need not be flushed any more.
+    pub(crate) fn discard(&self, bytes: u64) {
+        self.unflushed.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    #[cfg(test)]
+    pub(crate) fn unflushed_bytes(&self) -> u64 {
+        self.unflushed.load(Ordering::Relaxed)
+    }
+
     /// Counts flushed bytes, and wakes the thread when the recovery points should follow.
     pub(crate) fn flushed(&self, bytes: u64, max_unflushed: u64) {
         self.unflushed.fetch_sub(bytes, Ordering::Relaxed);

@@ -268,3 +268,55 @@ fn a_log_start_that_is_not_durable_removes_nothing_durably() {
         assert!(opened.is_ok(), "seed {seed}: {:?}", opened.err());
     }
 }
+
+/// What a deleted or truncated log had not flushed was counted as waiting for ever, until every append waited for a
+/// flush of its own.
+#[test]
+fn bytes_that_need_no_flush_any_more_do_not_count_as_waiting() {
+    let disk = SimDisk::new(1 << 30);
+    let dir = dir_on(&disk, quiet());
+    let mut log = open_log(&dir, &small_segments());
+    for nth in 0..50 {
+        log.append(&batch(&["value"], nth), EPOCH, Timestamp::new(nth))
+            .unwrap();
+    }
+    assert!(dir.unflushed_bytes() > 0);
+    log.truncate_to(Offset::ZERO).unwrap();
+    log.request_flush();
+    dir.drive(false);
+    assert_eq!(dir.unflushed_bytes(), 0, "after a truncation");
+    log.append(&batch(&["value"], 0), EPOCH, Timestamp::new(0))
+        .unwrap();
+    dir.delete_log(log).unwrap();
+    assert_eq!(dir.unflushed_bytes(), 0, "after a deletion");
+}
+
+/// A roll made the next segment's file and failed. After a truncation that file was still there, and when the log
+/// had grown past it again, recovery took it for the next segment and cut off what lay above its base.
+#[test]
+fn the_file_of_a_roll_that_failed_goes_with_a_truncation() {
+    let disk = SimDisk::new(1 << 30);
+    let dir = dir_on(&disk, quiet());
+    let mut log = open_log(&dir, &small_segments());
+    let append = |log: &mut Log, nth: i64| {
+        let value = format!("value {nth} {}", "x".repeat(100));
+        log.append(&batch(&[&value], nth), EPOCH, Timestamp::new(nth))
+    };
+    let failing = crate::disk::SimFault::new(std::io::ErrorKind::Other).on(DiskOp::Map);
+    append(&mut log, 0).unwrap();
+    disk.inject(failing);
+    let mut end = 1;
+    while append(&mut log, end).is_ok() {
+        end += 1;
+    }
+    disk.clear_faults();
+    log.truncate_to(Offset::new(2)).unwrap();
+    for nth in 2..end + 3 {
+        append(&mut log, nth).unwrap();
+    }
+    let before = read_all(&log, 0);
+    disk.power_cut(0, PowerCut::KeepAll);
+    drop((log, dir));
+    let log = open_log(&dir_on(&disk, quiet()), &small_segments());
+    assert_eq!(read_all(&log, 0), before);
+}
