@@ -562,6 +562,37 @@ mod tests {
     }
 
     #[test]
+    fn settings_are_written_and_read_as_data_and_unknown_ones_are_refused() {
+        let config = ProducerConfig {
+            compression: Compression::Zstd,
+            linger: Duration::from_millis(7),
+            acks: Acks::Leader,
+            ..Default::default()
+        };
+        let text = serde_json::to_string(&config).unwrap();
+        for part in [
+            r#""linger_ms":7"#,
+            r#""compression":"zstd""#,
+            r#""acks":"leader""#,
+        ] {
+            assert!(text.contains(part), "{part} is not in {text}");
+        }
+        assert_eq!(
+            serde_json::from_str::<ProducerConfig>(&text).unwrap(),
+            config
+        );
+        let partly: ReaderConfig = serde_json::from_str(r#"{"out_of_range":"latest"}"#).unwrap();
+        assert_eq!(
+            partly,
+            ReaderConfig {
+                out_of_range: OutOfRange::Latest,
+                ..Default::default()
+            }
+        );
+        assert!(serde_json::from_str::<ProducerConfig>(r#"{"linger":7}"#).is_err());
+    }
+
+    #[test]
     fn acks_are_read_by_name_and_by_kafkas_number() {
         for (text, acks) in [
             ("all", Acks::All),
