@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -16,7 +16,7 @@ use crate::checkpoint::{self, RecoveryPoint, RecoveryPoints};
 use crate::config::{LogConfig, LogDirConfig};
 use crate::disk::{DirLock, Disk};
 use crate::error::{ChangeError, OpenError};
-use crate::flush::{FlushCallback, GroupCommit};
+use crate::flush::{FlushCallback, GroupCommit, flush_log};
 use crate::log::{self, Log, LogShared};
 
 mod budget;
@@ -261,6 +261,36 @@ impl LogDir {
         self.context.writeback.drive(&self.context, checkpoint);
     }
 
+    /// Makes all open logs durable, several at a time, which lets the device serve many with one commit. To be called
+    /// before many logs are closed one after the other. Waits for the device.
+    ///
+    /// # Errors
+    /// [`ChangeError::Offline`] if the directory is or thereby goes offline, and device errors.
+    pub fn flush_all(&self) -> Result<(), ChangeError> {
+        let logs = self.context.registry.logs();
+        let next = AtomicUsize::new(0);
+        let flush_some = || {
+            while let Some(log) = logs.get(next.fetch_add(1, Ordering::Relaxed)) {
+                let flushed = flush_log(&self.context, log);
+                flushed.map_err(|reason| ChangeError::Offline { reason })?;
+                log.save_epochs()
+                    .map_err(ChangeError::io(log.files.dir()))?;
+                self.context.group_commit.request(log);
+            }
+            Ok(())
+        };
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..FLUSHING_THREADS)
+                .map(|_| scope.spawn(flush_some))
+                .collect();
+            threads.into_iter().try_for_each(|thread| {
+                thread
+                    .join()
+                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            })
+        })
+    }
+
     /// Ends the run: stops the threads and, if every log was closed, notes that the next start need not recover.
     /// To be called after the logs were closed; logs that are still open will be recovered.
     ///
@@ -371,6 +401,9 @@ fn make_durable_dir(disk: &dyn Disk, paths: &DirPaths) -> std::io::Result<()> {
 
 /// What one of the directory's threads does.
 type Work = fn(&DirContext);
+
+/// Logs that [`LogDir::flush_all`] flushes at a time.
+const FLUSHING_THREADS: usize = 16;
 
 /// Later than anything that waits.
 const FAR: Duration = Duration::from_secs(1 << 30);

@@ -229,6 +229,7 @@ fn check_many(place: &Place, sim: Option<&SimDisk>, count: i32) {
         assert!(bytes <= 64 << 10, "{bytes} bytes for a record");
     }
     let closing = Instant::now();
+    dir.flush_all().unwrap();
     for log in &mut logs {
         log.close().unwrap();
     }
