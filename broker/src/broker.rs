@@ -5,6 +5,7 @@
 //! calls and let those in flight finish, close the partitions, stop the quorum, close the directory,
 //! which writes the clean-shutdown file.
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
@@ -315,7 +316,7 @@ fn advertised(config: &Config, bound: Bound) -> BrokerAddresses {
     }
 }
 
-fn quorum_config(config: &Config, log_dir: &LogDir, expect_existing: bool) -> QuorumConfig {
+fn quorum_config(config: &Config, log_dir: &Arc<LogDir>, expect_existing: bool) -> QuorumConfig {
     let quorum = QuorumConfig::new(
         NodeId::new(config.node_id),
         log_dir.directory_id().get(),
@@ -326,6 +327,8 @@ fn quorum_config(config: &Config, log_dir: &LogDir, expect_existing: bool) -> Qu
         // A directory that has held a broker has its metadata, or something has been lost.
         expect_existing,
         disk_may_wait: !config.is_in_memory(),
+        // The directory's lock outlives a quorum whose broker was dropped, until it writes no more.
+        keep: Some(Arc::clone(log_dir) as Arc<dyn Any + Send + Sync>),
         limits: Limits {
             max_topics: config.limits.max_topics as u64,
             max_partitions: config.limits.max_partitions as u64,
