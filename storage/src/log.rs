@@ -266,9 +266,10 @@ impl Log {
         self.note_epoch(header.leader_epoch, header.base_offset);
         self.producers.note(header, now);
         self.last_append = now;
+        self.count(header);
         self.shared.offsets.set_log_end(header.next_offset());
-        self.ask_for_flush(header);
-        self.unsnapped_bytes += header.size_bytes as u64;
+        self.ask_for_flush();
+        self.wait_if_behind();
         if self.unsnapped_bytes >= SNAPSHOT_BYTES {
             self.take_snapshot();
         }
@@ -316,24 +317,21 @@ impl Log {
         self.note_epoch(epoch, self.log_end_offset());
     }
 
-    /// Waits for the device only if as many bytes are unflushed as are allowed.
-    fn ask_for_flush(&mut self, header: &BatchHeader) {
+    /// Counts what was appended, before a flush can cover it: bytes that were flushed before they were counted would
+    /// count for ever.
+    fn count(&mut self, header: &BatchHeader) {
         let context = &self.shared.context;
         let size_bytes = header.size_bytes as u64;
         self.shared.flush.add_bytes(size_bytes);
         context
             .writeback
             .appended(size_bytes, context.config.max_unflushed_bytes);
+        self.unsnapped_bytes += size_bytes;
         self.unflushed_records += u64::try_from(header.record_count).unwrap_or(0);
-        let max_unflushed = context.config.max_unflushed_bytes;
-        // If the background does not keep up, whoever appends has to wait. Failures take the directory offline, or
-        // are met again by the background.
-        if context.writeback.is_full(max_unflushed) {
-            let _ = flush_log(context, &self.shared);
-        }
-        if context.writeback.is_behind(max_unflushed) {
-            let _ = context.writeback.checkpoint(context);
-        }
+    }
+
+    fn ask_for_flush(&mut self) {
+        let context = &self.shared.context;
         let policy = self.config.flush;
         let enough = policy
             .records
@@ -343,6 +341,19 @@ impl Log {
             context.group_commit.request(&self.shared);
         } else if let Some(interval) = policy.interval {
             context.group_commit.request_after(&self.shared, interval);
+        }
+    }
+
+    /// Flushes here if the background does not keep up with what may be unflushed. Failures take the directory
+    /// offline, or are met again by the background.
+    fn wait_if_behind(&self) {
+        let context = &self.shared.context;
+        let max_unflushed = context.config.max_unflushed_bytes;
+        if context.writeback.is_full(max_unflushed) && flush_log(context, &self.shared).is_ok() {
+            context.group_commit.request(&self.shared);
+        }
+        if context.writeback.is_behind(max_unflushed) {
+            let _ = context.writeback.checkpoint(context);
         }
     }
 
