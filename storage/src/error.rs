@@ -144,12 +144,17 @@ pub enum AppendError {
 impl AppendError {
     /// A segment that could not be opened for appending.
     pub(crate) fn from_read(error: ReadError) -> Self {
+        let text = error.to_string();
         match error {
             ReadError::Io { path, source } => Self::from_io(&path, source),
             ReadError::Offline { reason } => Self::Offline { reason },
-            other => Self::Io {
+            ReadError::Corrupt { path, .. } => Self::Io {
+                path,
+                source: io::Error::other(text),
+            },
+            ReadError::OutOfRange { .. } => Self::Io {
                 path: PathBuf::new(),
-                source: io::Error::other(other.to_string()),
+                source: io::Error::other(text),
             },
         }
     }

@@ -2,6 +2,33 @@
 //!
 //! A [`LogDir`] is an open data directory; [`LogDir::open_log`] gives the one writer of a log, [`Log::reader`] its
 //! readers. Every byte of every file is described in `FORMAT.md`.
+//!
+//! ```
+//! use std::{path::Path, sync::Arc};
+//! use logweir_proto::record::{BatchBuilder, Compression, RecordBatch};
+//! use logweir_proto::{LeaderEpoch, Offset, PartitionId, Timestamp, TopicId};
+//! use logweir_storage::disk::SimDisk;
+//! use logweir_storage::{LogConfig, LogDir, LogDirConfig};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let dir = LogDir::open(Arc::new(SimDisk::default()), Path::new("/data"), LogDirConfig::default())?;
+//! let (id, partition) = (TopicId::random(), PartitionId::new(0));
+//! let mut log = dir.open_log("flights", id, partition, LogConfig::default(), Box::new(|_| {}))?;
+//!
+//! let mut batch = BatchBuilder::new(Compression::None);
+//! batch.append(Timestamp::new(1), Some(b"N14228"), Some(b"on time"), &[])?;
+//! let batch = RecordBatch::from_bytes(batch.build()?)?;
+//! let done = log.append(&batch, LeaderEpoch::new(0), Timestamp::new(1))?;
+//! assert_eq!(done.base_offset, Offset::ZERO);
+//!
+//! let slice = log.reader().read(Offset::ZERO, 1 << 20, log.log_end_offset())?;
+//! assert_eq!(slice.next_offset, Offset::new(1));
+//! log.close()?;
+//! drop(log);
+//! dir.close()?;
+//! # Ok(())
+//! # }
+//! ```
 
 mod checked_file;
 mod checkpoint;
