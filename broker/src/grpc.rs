@@ -42,6 +42,8 @@ const MAX_FRAME_BYTES: u32 = 1 << 20;
 const MAX_STREAMS: u32 = 1_024;
 /// How long a peer may take to answer a ping.
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
+/// What a response may hold besides records.
+const RESPONSE_MARGIN_BYTES: usize = 16 << 20;
 /// Bytes of a request's headers.
 const MAX_HEADER_BYTES: u32 = 16 << 10;
 
@@ -55,7 +57,7 @@ pub(crate) async fn routes(
 ) -> Result<Routes, tonic_reflection::server::Error> {
     let max_request = service.config.limits.max_request_bytes;
     // A response holds at most one fetch answer, whose limit is its own.
-    let max_response = fetch::MAX_RESPONSE_BYTES + (1 << 20);
+    let max_response = fetch::MAX_RESPONSE_BYTES.max(max_request) + RESPONSE_MARGIN_BYTES;
     let handler = Handler {
         service: Arc::clone(service),
         stop: stop.clone(),

@@ -3,6 +3,7 @@
 //! A stream waits for its partitions' offsets to move and sends what is new; a reader that does not
 //! take it is held back by flow control, with at most [`QUEUED_RESPONSES`] responses in between.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use crate::error::ApiError;
 use crate::grpc::Handler;
 use crate::grpc::context::{context, topic_id};
 use crate::grpc::records::{Room, unpack};
-use crate::grpc::status::{at_most, error_of, invalid};
+use crate::grpc::status::{at_most, check_name, error_of, invalid, shutting_down};
 use crate::service::{
     FetchPartition, FetchRequest, FetchedPartition, Isolation, OffsetQuery, RequestContext,
 };
@@ -50,10 +51,14 @@ impl FetchService for Handler {
         }
         let partitions = partitions(&request.partitions)?;
         let format = format(request.format)?;
+        let max_bytes = limit(request.max_bytes, MAX_RESPONSE_BYTES);
         let fetch = FetchRequest {
             max_wait: Some(Duration::from_millis(u64::from(request.max_wait_ms)).min(MAX_WAIT)),
-            min_bytes: usize::try_from(request.min_bytes).unwrap_or(usize::MAX),
-            max_bytes: limit(request.max_bytes, MAX_RESPONSE_BYTES),
+            // More than the answer may hold would never be there.
+            min_bytes: usize::try_from(request.min_bytes)
+                .unwrap_or(max_bytes)
+                .min(max_bytes),
+            max_bytes,
             isolation: isolation(request.isolation_level)?,
             partitions,
         };
@@ -104,7 +109,7 @@ impl FetchService for Handler {
                 () = sender.closed() => {}
                 () = handler.stop.cancelled() => {
                     // The reader may have gone; then nobody needs to know.
-                    let _ = sender.try_send(Err(shutting_down()));
+                    let _ = sender.send(Err(shutting_down())).await;
                 }
             }
         });
@@ -239,10 +244,6 @@ impl Handler {
     }
 }
 
-fn shutting_down() -> Status {
-    Status::unavailable("the broker is shutting down; connect again")
-}
-
 fn limit(asked: u32, default: usize) -> usize {
     match usize::try_from(asked).unwrap_or(usize::MAX) {
         0 => default,
@@ -264,7 +265,14 @@ fn format(raw: i32) -> Result<v1::RecordFormat, Status> {
 
 fn partitions(wanted: &[v1::FetchPartition]) -> Result<Vec<FetchPartition>, Status> {
     at_most("partitions", wanted.len(), MAX_PARTITIONS)?;
-    let one = |wanted: &v1::FetchPartition| {
+    let mut seen = HashSet::with_capacity(wanted.len());
+    let mut one = |wanted: &v1::FetchPartition| {
+        check_name(&wanted.topic)?;
+        if !seen.insert((wanted.topic.clone(), wanted.partition)) {
+            let (topic, partition) = (&wanted.topic, wanted.partition);
+            let message = format!("partition {partition} of topic {topic:?} is asked for twice");
+            return Err(invalid(message));
+        }
         Ok(FetchPartition {
             topic: Arc::from(wanted.topic.as_str()),
             topic_id: topic_id(wanted.topic_id.as_deref())?,
@@ -274,7 +282,7 @@ fn partitions(wanted: &[v1::FetchPartition]) -> Result<Vec<FetchPartition>, Stat
             current_leader_epoch: wanted.current_leader_epoch.map(LeaderEpoch::new),
         })
     };
-    wanted.iter().map(one).collect()
+    wanted.iter().map(&mut one).collect()
 }
 
 /// A partition's part of a response that has `room` left for plain records.

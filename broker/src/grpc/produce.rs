@@ -22,7 +22,7 @@ use crate::grpc::Handler;
 use crate::grpc::budget::Charge;
 use crate::grpc::context::{context, topic_id};
 use crate::grpc::records::{build_batch, compression, spread};
-use crate::grpc::status::{at_most, error_of, status};
+use crate::grpc::status::{at_most, check_name, error_of, shutting_down, status};
 use crate::service::{Acks, Append, AppendResult, PendingProduce, ProduceRequest, RequestContext};
 
 /// Appends of one request.
@@ -39,6 +39,8 @@ impl ProduceService for Handler {
         request: Request<v1::ProduceRequest>,
     ) -> Result<Response<v1::ProduceResponse>, Status> {
         let ctx = context(&request);
+        // Held until the records have their places.
+        let _charge = request.extensions().get::<Charge>().cloned();
         let begun = self.begin(&ctx, request.into_inner()).await?;
         Ok(Response::new(begun.finish().await))
     }
@@ -63,7 +65,11 @@ impl ProduceService for Handler {
                 };
                 let next = tokio::select! {
                     next = requests.next() => next,
-                    () = handler.stop.cancelled() => return,
+                    () = handler.stop.cancelled() => {
+                        // What was sent and not read must not pass for stored.
+                        room.send(Err(shutting_down()));
+                        return;
+                    }
                 };
                 let begun = match next {
                     None => return,
@@ -172,6 +178,7 @@ impl Handler {
         let mut parts = Vec::with_capacity(request.appends.len());
         let mut appends = Vec::with_capacity(request.appends.len());
         for append in request.appends {
+            check_name(&append.topic)?;
             let topic: Arc<str> = Arc::from(append.topic.as_str());
             let partition = PartitionId::new(append.partition.unwrap_or(-1));
             match self.translate(ctx, &topic, append).await {
@@ -241,7 +248,9 @@ impl Handler {
             let batch = build_batch(&list.records, compression, now)?;
             return Ok(vec![(sent(PartitionId::new(partition), batch), Vec::new())]);
         }
-        let described = self.service.describe_topic(ctx, topic, true).await?;
+        // A topic that is known by its id is not created anew.
+        let may_create = topic_id.is_none();
+        let described = self.service.describe_topic(ctx, topic, may_create).await?;
         let count = i32::try_from(described.partitions.len())
             .unwrap_or(i32::MAX)
             .max(1);

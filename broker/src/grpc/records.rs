@@ -120,6 +120,10 @@ pub(super) struct Unpacked {
 /// its first record alone does not fit.
 pub(super) fn unpack(batches: Bytes, from: Offset, room: &mut Room) -> Result<Unpacked, ApiError> {
     let mut unpacked = Unpacked::default();
+    if room.left == 0 {
+        unpacked.rest = Some(from);
+        return Ok(unpacked);
+    }
     for batch in record::batches(batches) {
         let batch = batch?;
         let header = *batch.header();
@@ -165,6 +169,8 @@ fn unpack_batch(
         let plain = plain(record);
         let size = plain.encoded_len() + RECORD_PREFIX_BYTES;
         if size > room.left {
+            // Nothing more is unpacked only to find that it does not fit.
+            room.left = 0;
             if size > room.whole {
                 return Err(told(BatchError::TooLarge {
                     what: "a record for one response",

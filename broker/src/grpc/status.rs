@@ -21,6 +21,9 @@ impl From<&ApiError> for v1::Error {
     }
 }
 
+/// The longest topic name, as in Kafka.
+const MAX_NAME_BYTES: usize = 249;
+
 /// A status for a whole call, with a `logweir.v1.Error` in its details.
 pub(super) fn status(error: &ApiError) -> Status {
     let code = match error.code {
@@ -74,7 +77,24 @@ pub(super) fn at_most(what: &str, count: usize, limit: usize) -> Result<(), Stat
     )))
 }
 
+/// Refuses names that no topic can have because of their length, before they are copied anywhere.
+pub(super) fn check_name(topic: &str) -> Result<(), Status> {
+    if topic.len() <= MAX_NAME_BYTES {
+        return Ok(());
+    }
+    let message = format!(
+        "a topic name of {} bytes; at most {MAX_NAME_BYTES} are allowed",
+        topic.len()
+    );
+    Err(invalid(message))
+}
+
 /// The outcome's error as the contract tells it.
 pub(super) fn error_of<T>(outcome: &Result<T, ApiError>) -> Option<v1::Error> {
     outcome.as_ref().err().map(v1::Error::from)
+}
+
+/// Ends a call that would otherwise go on.
+pub(super) fn shutting_down() -> Status {
+    Status::unavailable("the broker is shutting down; connect again")
 }

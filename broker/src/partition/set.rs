@@ -38,6 +38,10 @@ struct Hosted {
     partitions: Vec<Slot>,
 }
 
+/// Whether the partitions were closed for good.
+#[derive(Debug)]
+struct Closed(bool);
+
 /// All partitions of one broker.
 #[derive(Debug)]
 pub(crate) struct Partitions {
@@ -48,7 +52,7 @@ pub(crate) struct Partitions {
     lock_hold: Arc<LockHold>,
     topics: RwLock<HashMap<Arc<str>, Hosted>>,
     /// Held while the set is being changed, which may take as long as opening logs takes.
-    applying: Mutex<()>,
+    applying: Mutex<Closed>,
 }
 
 impl Partitions {
@@ -66,7 +70,7 @@ impl Partitions {
             clock,
             lock_hold,
             topics: RwLock::default(),
-            applying: Mutex::new(()),
+            applying: Mutex::new(Closed(false)),
         }
     }
 
@@ -135,6 +139,16 @@ impl Partitions {
             .map_or_else(Vec::new, |hosted| hosted.partitions.clone())
     }
 
+    /// What stands at one of a topic's partitions.
+    pub(crate) fn slot(&self, topic: &str, partition: usize) -> Option<Slot> {
+        self.topics
+            .read()
+            .get(topic)?
+            .partitions
+            .get(partition)
+            .cloned()
+    }
+
     /// Every partition that is led here.
     pub(crate) fn online(&self) -> Vec<Arc<Partition>> {
         let topics = self.topics.read();
@@ -183,7 +197,10 @@ impl Partitions {
 
     /// Makes the set equal to the image. May open, scan, repair and delete logs: not for a task that serves.
     pub(crate) fn apply(&self, image: &Image) {
-        let _applying = self.applying.lock();
+        let closed = self.applying.lock();
+        if closed.0 {
+            return;
+        }
         let gone: Vec<Arc<str>> = {
             let topics = self.topics.read();
             let same = |hosted: &Hosted| {
@@ -290,18 +307,17 @@ impl Partitions {
     /// # Errors
     /// The first log that failed, after all were tried.
     pub(crate) fn close(&self) -> Result<(), String> {
-        let _applying = self.applying.lock();
+        let mut closed = self.applying.lock();
+        // An image that is still to be applied must not open the logs again.
+        closed.0 = true;
         let reason = ApiError::new(
             logweir_proto::ErrorCode::NotLeaderOrFollower,
             "the broker is shutting down",
         );
-        let topics = std::mem::take(&mut *self.topics.write());
         let mut first = Ok(());
-        for slot in topics.into_values().flat_map(|hosted| hosted.partitions) {
-            if let Slot::Online(partition) = slot {
-                let closed = partition.close(&reason).map_err(|error| error.to_string());
-                first = first.and(closed);
-            }
+        for partition in self.online() {
+            let closed = partition.close(&reason).map_err(|error| error.to_string());
+            first = first.and(closed);
         }
         first
     }

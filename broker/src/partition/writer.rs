@@ -107,6 +107,10 @@ impl Partition {
             // Where nothing is shown before the disk has it, nothing is promised either.
             AckWait::Leader if progress.flush_per_ack() => progress.durable_end(),
             AckWait::Leader => return None,
+            // A topic that flushes per ack only since a moment ago has shown more than is durable.
+            AckWait::Replicated if progress.flush_per_ack() => {
+                progress.high_watermark().min(progress.durable_end())
+            }
             AckWait::Replicated => progress.high_watermark(),
         };
         if end <= reached {
@@ -114,8 +118,10 @@ impl Partition {
         }
         let (sender, receiver) = oneshot::channel();
         match wait {
-            AckWait::Replicated => state.waiters.on_replicated(end, sender),
-            AckWait::Leader | AckWait::None => state.waiters.on_durable(end, sender),
+            AckWait::Replicated if end > state.progress.high_watermark() => {
+                state.waiters.on_replicated(end, sender);
+            }
+            _ => state.waiters.on_durable(end, sender),
         }
         Some(receiver)
     }

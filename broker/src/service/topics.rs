@@ -233,12 +233,7 @@ impl Service {
         partition: PartitionId,
     ) -> Option<Result<PartitionOffsets, ApiError>> {
         let index = usize::try_from(partition.get()).ok()?;
-        match self
-            .partitions()
-            .slots(&topic.name)
-            .into_iter()
-            .nth(index)?
-        {
+        match self.partitions().slot(&topic.name, index)? {
             Slot::Elsewhere => None,
             Slot::Offline(error) => Some(Err(error)),
             Slot::Online(partition) => Some(Ok(PartitionOffsets::of(&partition))),
@@ -269,7 +264,13 @@ impl Service {
     }
 
     fn partitions_usable(&self, topic: &TopicImage) -> Result<(), ApiError> {
-        for slot in self.partitions().slots(&topic.name) {
+        let slots = self.partitions().slots(&topic.name);
+        if slots.len() < topic.partitions.len() {
+            return Err(ApiError::storage(
+                "the topic's partitions could not be opened",
+            ));
+        }
+        for slot in slots {
             if let Slot::Offline(error) = slot {
                 return Err(error);
             }
