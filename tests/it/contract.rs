@@ -539,6 +539,61 @@ async fn a_message_over_the_limit_is_refused_with_the_limit_and_the_connection_g
 }
 
 #[tokio::test]
+async fn a_message_over_the_limit_ends_its_stream_only_and_what_came_before_is_answered() {
+    let flags = [
+        "--set",
+        "limits.max_request_bytes=1048576",
+        "--set",
+        "log.max_message_bytes=65536",
+    ];
+    let process = ServeOptions::in_memory().args(&flags).start();
+    let mut broker = GrpcBroker::connect(process.grpc()).await;
+    broker.create_topic("t", 1, &[]).await;
+    let request = |value: &str| v1::ProduceRequest {
+        appends: vec![v1::PartitionAppend {
+            topic: "t".into(),
+            partition: Some(0),
+            data: Some(v1::partition_append::Data::Records(v1::RecordList {
+                records: vec![record(None, value)],
+            })),
+            ..Default::default()
+        }],
+        ..Default::default()
+    };
+    let large = "x".repeat(2 << 20);
+    let (sender, receiver) = tokio::sync::mpsc::channel(1);
+    let requests = tokio_stream::wrappers::ReceiverStream::new(receiver);
+    let mut answers = broker
+        .produce
+        .produce_stream(requests)
+        .await
+        .unwrap()
+        .into_inner();
+    sender.send(request("small")).await.unwrap();
+    let first = answers.next().await.unwrap().unwrap();
+    assert_eq!(
+        (first.results[0].error.clone(), first.results[0].base_offset),
+        (None, 0)
+    );
+    sender.send(request(&large)).await.unwrap();
+    let status = answers.next().await.unwrap().unwrap_err();
+    let told = [
+        Code::ResourceExhausted,
+        Code::OutOfRange,
+        Code::InvalidArgument,
+    ];
+    assert!(told.contains(&status.code()), "{status:?}");
+    assert!(
+        status.message().contains("1048576"),
+        "the limit is named: {status:?}"
+    );
+    assert_eq!(
+        broker.produce_value("t", 0, "the connection goes on").await,
+        1
+    );
+}
+
+#[tokio::test]
 async fn a_fetch_waits_for_records_and_no_longer_than_it_was_told() {
     let process = ServeOptions::in_memory().start();
     let mut broker = GrpcBroker::connect(process.grpc()).await;
