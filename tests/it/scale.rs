@@ -6,6 +6,36 @@ use std::time::{Duration, Instant};
 use logweir_proto::grpc::v1;
 use logweir_tests::{GrpcBroker, ServeOptions, open_files, proof_count, record};
 
+/// Appends its number to each partition, 200 partitions to a request, because each log is synced by
+/// itself.
+async fn append_to_each(broker: &mut GrpcBroker, partitions: i32) {
+    let appends: Vec<v1::PartitionAppend> = (0..partitions)
+        .map(|partition| v1::PartitionAppend {
+            topic: "t".into(),
+            partition: Some(partition),
+            data: Some(v1::partition_append::Data::Records(v1::RecordList {
+                records: vec![record(None, &partition.to_string())],
+            })),
+            ..Default::default()
+        })
+        .collect();
+    for appends in appends.chunks(200) {
+        let request = v1::ProduceRequest {
+            appends: appends.to_vec(),
+            ..Default::default()
+        };
+        let results = broker.produce.produce(request).await.unwrap();
+        for result in results.into_inner().results {
+            assert_eq!(
+                (result.error, result.base_offset),
+                (None, 0),
+                "{}",
+                result.partition
+            );
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[expect(clippy::too_many_lines, reason = "one life of a broker, told in order")]
 async fn ten_thousand_partitions_take_records_and_come_back_after_a_kill() {
@@ -17,39 +47,8 @@ async fn ten_thousand_partitions_take_records_and_come_back_after_a_kill() {
     broker.create_topic("t", partitions, &[]).await;
     println!("{partitions} partitions made in {:?}", started.elapsed());
 
-    // A record in each, 200 partitions to a request, because each log is synced by itself.
-    let appends: Vec<v1::PartitionAppend> = (0..partitions)
-        .map(|partition| v1::PartitionAppend {
-            topic: "t".into(),
-            partition: Some(partition),
-            data: Some(v1::partition_append::Data::Records(v1::RecordList {
-                records: vec![record(None, &partition.to_string())],
-            })),
-            ..Default::default()
-        })
-        .collect();
     let started = Instant::now();
-    for appends in appends.chunks(200) {
-        let request = v1::ProduceRequest {
-            appends: appends.to_vec(),
-            ..Default::default()
-        };
-        let results = broker
-            .produce
-            .produce(request)
-            .await
-            .unwrap()
-            .into_inner()
-            .results;
-        for result in results {
-            assert_eq!(
-                (result.error, result.base_offset),
-                (None, 0),
-                "{}",
-                result.partition
-            );
-        }
-    }
+    append_to_each(&mut broker, partitions).await;
     println!(
         "a record in each in {:?}, {} open files",
         started.elapsed(),
