@@ -37,7 +37,6 @@ async fn append_to_each(broker: &mut GrpcBroker, partitions: i32) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[expect(clippy::too_many_lines, reason = "one life of a broker, told in order")]
 async fn ten_thousand_partitions_take_records_and_come_back_after_a_kill() {
     let partitions = i32::try_from(proof_count(10_000)).unwrap();
     let dir = tempfile::tempdir().unwrap();
