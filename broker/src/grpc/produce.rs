@@ -29,6 +29,8 @@ use crate::service::{Acks, Append, AppendResult, PendingProduce, ProduceRequest,
 const MAX_APPENDS: usize = 10_000;
 /// What gRPC puts before each message.
 const MESSAGE_PREFIX_BYTES: usize = 5;
+/// A client that has taken no answer for so long, although some are due, is given up: longer than any wait for acks.
+const UNREAD_TIMEOUT: Duration = Duration::from_secs(330);
 /// Requests of one stream whose answers are due.
 const MAX_PENDING: usize = 256;
 
@@ -60,7 +62,8 @@ impl ProduceService for Handler {
         tokio::spawn(async move {
             loop {
                 // Room for the answer first: a client that reads no answers is not read from either.
-                let Ok(room) = sender.reserve().await else {
+                let room = tokio::time::timeout(UNREAD_TIMEOUT, sender.reserve()).await;
+                let Ok(Ok(room)) = room else {
                     return;
                 };
                 let next = tokio::select! {

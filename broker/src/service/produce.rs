@@ -120,7 +120,16 @@ impl Service {
         for append in request.appends {
             let outcome = match &request.transactional_id {
                 Some(id) => Err(transactions_refused(id)),
-                None => self.append(ctx, request.acks, &append).await,
+                None => {
+                    // Only the creation of a topic waits; a batch that was appended is never given up here.
+                    let append = self.append(ctx, request.acks, &append);
+                    let waited = tokio::time::timeout_at(deadline.into(), append).await;
+                    waited.unwrap_or_else(|_| {
+                        Err(ApiError::timed_out(
+                            "the topic was not created within the timeout",
+                        ))
+                    })
+                }
             };
             let outcome = outcome.map(|(stored, ack)| {
                 pending
