@@ -24,7 +24,7 @@ mod set;
 mod waiters;
 mod writer;
 
-pub(crate) use reader::{ReadBound, ReadFrom, Watch};
+pub(crate) use reader::{ReadBound, Watch};
 pub(crate) use set::{Partitions, Slot};
 pub(crate) use writer::AckWait;
 

@@ -266,23 +266,24 @@ fn format(raw: i32) -> Result<v1::RecordFormat, Status> {
 fn partitions(wanted: &[v1::FetchPartition]) -> Result<Vec<FetchPartition>, Status> {
     at_most("partitions", wanted.len(), MAX_PARTITIONS)?;
     let mut seen = HashSet::with_capacity(wanted.len());
-    let mut one = |wanted: &v1::FetchPartition| {
+    let mut partitions = Vec::with_capacity(wanted.len());
+    for wanted in wanted {
         check_name(&wanted.topic)?;
-        if !seen.insert((wanted.topic.clone(), wanted.partition)) {
-            let (topic, partition) = (&wanted.topic, wanted.partition);
+        let (topic, partition) = (wanted.topic.as_str(), wanted.partition);
+        if !seen.insert((topic, partition)) {
             let message = format!("partition {partition} of topic {topic:?} is asked for twice");
             return Err(invalid(message));
         }
-        Ok(FetchPartition {
-            topic: Arc::from(wanted.topic.as_str()),
+        partitions.push(FetchPartition {
+            topic: Arc::from(topic),
             topic_id: topic_id(wanted.topic_id.as_deref())?,
-            partition: PartitionId::new(wanted.partition),
+            partition: PartitionId::new(partition),
             fetch_offset: Offset::new(wanted.fetch_offset),
             max_bytes: limit(wanted.partition_max_bytes, DEFAULT_PARTITION_BYTES),
             current_leader_epoch: wanted.current_leader_epoch.map(LeaderEpoch::new),
-        })
-    };
-    wanted.iter().map(&mut one).collect()
+        });
+    }
+    Ok(partitions)
 }
 
 /// A partition's part of a response that has `room` left for plain records.

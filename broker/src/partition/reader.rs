@@ -19,15 +19,6 @@ pub(crate) enum ReadBound {
     LastStable,
 }
 
-/// Whether a read may wait for the disk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum ReadFrom {
-    /// It may: old segments are brought in first. Not on a task that serves connections.
-    Anywhere,
-    /// It may not: for the active segment, which was written a moment ago.
-    Memory,
-}
-
 impl Partition {
     /// The first offset that a reader may not see.
     pub(crate) fn bound(&self, bound: ReadBound) -> Offset {
@@ -46,7 +37,6 @@ impl Partition {
         from: Offset,
         max_bytes: usize,
         bound: ReadBound,
-        how: ReadFrom,
     ) -> Result<ReadSlice, ApiError> {
         let below = self.bound(bound);
         // An offset between the bound and the high watermark exists but may not be seen yet.
@@ -59,10 +49,7 @@ impl Partition {
                 next_offset: from,
             });
         }
-        Ok(match how {
-            ReadFrom::Anywhere => self.log().read_cold(from, max_bytes, below)?,
-            ReadFrom::Memory => self.log().read(from, max_bytes, below)?,
-        })
+        Ok(self.log().read(from, max_bytes, below)?)
     }
 
     /// Whether reading from `from` may have to wait for the disk.

@@ -9,7 +9,7 @@ use logweir_storage::ReadSlice;
 use tokio::sync::Notify;
 
 use crate::error::ApiError;
-use crate::partition::{Partition, ReadBound, ReadFrom, Watch};
+use crate::partition::{Partition, ReadBound, Watch};
 use crate::service::{RequestContext, Service};
 
 /// Which records a reader may see.
@@ -201,9 +201,9 @@ async fn read(
     room: Room,
 ) -> Result<Fetched, ApiError> {
     if !partition.is_cold(from) {
-        return read_now(&partition, from, bound, room, ReadFrom::Memory);
+        return read_now(&partition, from, bound, room);
     }
-    let work = move || read_now(&partition, from, bound, room, ReadFrom::Anywhere);
+    let work = move || read_now(&partition, from, bound, room);
     tokio::task::spawn_blocking(work)
         .await
         .map_err(|error| ApiError::storage(format!("the read ended early: {error}")))?
@@ -214,9 +214,8 @@ fn read_now(
     from: Offset,
     bound: ReadBound,
     room: Room,
-    how: ReadFrom,
 ) -> Result<Fetched, ApiError> {
-    let mut slice = partition.read(from, room.limit, bound, how)?;
+    let mut slice = partition.read(from, room.limit, bound)?;
     // A batch larger than the limit is sent only where nothing else is, so that every reader gets on.
     if slice.bytes.len() > room.limit && !room.first {
         slice = ReadSlice {

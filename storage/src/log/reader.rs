@@ -81,20 +81,6 @@ impl LogReader {
         from < self.shared.segments.load().last().base()
     }
 
-    /// [`LogReader::read`] for offsets that are [`LogReader::is_cold`]. What may not be in memory is read from the
-    /// disk by both, so that a device error is an error here and not a signal to whoever looks at the bytes later.
-    ///
-    /// # Errors
-    /// As [`LogReader::read`].
-    pub fn read_cold(
-        &self,
-        from: Offset,
-        max_bytes: usize,
-        below: Offset,
-    ) -> Result<ReadSlice, ReadError> {
-        self.read(from, max_bytes, below)
-    }
-
     /// The first record in the log, below `below` (exclusive), that is not older than `timestamp`: its offset, its
     /// timestamp and the epoch of its batch. May read much from the disk.
     ///
