@@ -55,6 +55,8 @@ pub struct Broker {
     log_dir: Arc<LogDir>,
     clock: Clock,
     stop: CancellationToken,
+    /// Breaks the connections that are left.
+    cut: CancellationToken,
     tasks: Mutex<JoinSet<Result<(), BrokerError>>>,
     background: Vec<JoinHandle<()>>,
 }
@@ -133,6 +135,7 @@ impl Broker {
             log_dir,
             clock,
             stop,
+            cut: CancellationToken::new(),
             tasks: Mutex::default(),
             background: vec![tokio::spawn(follow), retention],
         };
@@ -144,9 +147,9 @@ impl Broker {
         let mut tasks = self.tasks.lock();
         if let (Some(listener), Some(address)) = (grpc, self.addresses.grpc) {
             let (routes, service) = (self.routes.clone(), Arc::clone(&self.service));
-            let stop = self.stop.clone();
+            let (stop, cut) = (self.stop.clone(), self.cut.clone());
             tasks.spawn(async move {
-                crate::grpc::serve(listener, routes, &service, stop)
+                crate::grpc::serve(listener, routes, &service, stop, cut)
                     .await
                     .map_err(|error| ended("grpc", address, &error))
             });
@@ -229,6 +232,7 @@ impl Broker {
         if drained.await.is_err() {
             tracing::warn!("calls in flight did not finish in time and are broken off");
         }
+        self.cut.cancel();
         tasks.shutdown().await;
         for task in &self.background {
             task.abort();
@@ -248,6 +252,7 @@ impl Broker {
 impl Drop for Broker {
     fn drop(&mut self) {
         self.stop.cancel();
+        self.cut.cancel();
         self.tasks.get_mut().abort_all();
         for task in &self.background {
             task.abort();

@@ -114,7 +114,8 @@ async fn health() -> HealthServer<impl Health> {
     server
 }
 
-/// Serves a bound listener until `stop`, then lets the calls in flight finish.
+/// Serves a bound listener until `stop`, then lets the calls in flight finish. `cut` breaks every connection at once,
+/// also those that outlive this future when it is dropped.
 ///
 /// # Errors
 /// If the listener fails.
@@ -123,11 +124,12 @@ pub(crate) async fn serve(
     routes: Routes,
     service: &Service,
     stop: CancellationToken,
+    cut: CancellationToken,
 ) -> Result<(), tonic::transport::Error> {
     let limits = &service.config.limits;
     let budget = Arc::new(Budget::new(limits, Arc::clone(&service.metrics)));
-    let connections =
-        Connections::new(listener, limits, Arc::clone(&service.metrics), stop.clone());
+    let metrics = Arc::clone(&service.metrics);
+    let connections = Connections::new(listener, limits, metrics, stop.clone(), cut);
     Server::builder()
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
@@ -154,3 +156,6 @@ struct Handler {
     /// Plain records without a key go to one partition after the other, an append at a time.
     next_keyless: Arc<AtomicU32>,
 }
+
+#[cfg(test)]
+mod tests;

@@ -13,7 +13,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_stream::Stream;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::server::Connected;
 
 use crate::config::Limits;
@@ -29,6 +29,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub(super) struct ConnectionInfo {
     /// Bytes of this connection's requests that are in the broker.
     pub(super) inflight: Arc<AtomicUsize>,
+    /// Cuts this connection, as a broken network would.
+    pub(super) cut: CancellationToken,
 }
 
 /// The stream of accepted connections.
@@ -39,6 +41,8 @@ pub(super) struct Connections {
     idle: Duration,
     metrics: Arc<Metrics>,
     stop: CancellationToken,
+    /// The parent of every connection's own token.
+    cut: CancellationToken,
     pause: Option<Pin<Box<Sleep>>>,
 }
 
@@ -48,6 +52,7 @@ impl Connections {
         limits: &Limits,
         metrics: Arc<Metrics>,
         stop: CancellationToken,
+        cut: CancellationToken,
     ) -> Self {
         Self {
             listener,
@@ -55,6 +60,7 @@ impl Connections {
             idle: Duration::from_millis(limits.connections_max_idle_ms),
             metrics,
             stop,
+            cut,
             pause: None,
         }
     }
@@ -71,10 +77,13 @@ impl Connections {
             tracing::debug!(%peer, %error, "TCP_NODELAY was not set");
         }
         self.metrics.connections.fetch_add(1, Ordering::Relaxed);
+        let cut = self.cut.child_token();
         Some(Connection {
             stream,
+            is_cut: Box::pin(cut.clone().cancelled_owned()),
             info: ConnectionInfo {
                 inflight: Arc::default(),
+                cut,
             },
             active: Instant::now(),
             idle: self.idle,
@@ -113,11 +122,12 @@ impl Stream for Connections {
     }
 }
 
-/// A connection that closes itself when nothing has happened on it for too long.
+/// A connection that closes itself when nothing has happened on it for too long, and breaks when it is cut.
 #[derive(Debug)]
 pub(super) struct Connection {
     stream: TcpStream,
     info: ConnectionInfo,
+    is_cut: Pin<Box<WaitForCancellationFutureOwned>>,
     active: Instant,
     idle: Duration,
     heard: bool,
@@ -127,6 +137,17 @@ pub(super) struct Connection {
 }
 
 impl Connection {
+    /// Registers for the moment the connection is cut; an error if that has come.
+    fn check_cut(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        match self.is_cut.as_mut().poll(cx) {
+            Poll::Ready(()) => Err(io::Error::new(
+                io::ErrorKind::ConnectionReset,
+                "the broker cut the connection",
+            )),
+            Poll::Pending => Ok(()),
+        }
+    }
+
     /// Registers for the moment the connection has been idle too long; an error if that has come.
     fn check_idle(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         while self.timer.as_mut().poll(cx).is_ready() {
@@ -157,6 +178,7 @@ impl AsyncRead for Connection {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        self.check_cut(cx)?;
         let filled = buf.filled().len();
         match Pin::new(&mut self.stream).poll_read(cx, buf) {
             Poll::Pending => match self.check_idle(cx) {
@@ -180,6 +202,7 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
+        self.check_cut(cx)?;
         let written = std::task::ready!(Pin::new(&mut self.stream).poll_write(cx, buf));
         self.active = Instant::now();
         Poll::Ready(written)
@@ -190,6 +213,7 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.check_cut(cx)?;
         let written = std::task::ready!(Pin::new(&mut self.stream).poll_write_vectored(cx, bufs));
         self.active = Instant::now();
         Poll::Ready(written)

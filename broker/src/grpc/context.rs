@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use logweir_proto::TopicId;
 use tonic::{Request, Status};
 
+use crate::grpc::connection::ConnectionInfo;
 use crate::grpc::status::invalid;
 use crate::service::{ListenerKind, NameMapping, Principal, RequestContext};
 
@@ -21,6 +22,7 @@ pub(super) fn context<T>(request: &Request<T>) -> RequestContext {
             .and_then(|value| value.to_str().ok());
         Arc::from(value.map_or("", |value| &value[..value.len().min(MAX_NAME_BYTES)]))
     };
+    let connection = request.extensions().get::<ConnectionInfo>();
     RequestContext {
         principal: Principal::anonymous(),
         listener: ListenerKind::Grpc,
@@ -28,6 +30,7 @@ pub(super) fn context<T>(request: &Request<T>) -> RequestContext {
         client_software: text("user-agent"),
         deadline: deadline(request),
         names: NameMapping,
+        connection: connection.map(|connection| connection.cut.clone()),
     }
 }
 

@@ -5,6 +5,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
+use tokio_util::sync::CancellationToken;
+
 /// The front end a request came in by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ListenerKind {
@@ -60,6 +62,9 @@ pub(crate) struct RequestContext {
     /// When the caller stops waiting for an answer.
     pub(crate) deadline: Option<Instant>,
     pub(crate) names: NameMapping,
+    #[allow(dead_code, reason = "for those who disconnect a client on purpose")]
+    /// Cuts the connection the request came on; `None` where there is none, as in process.
+    pub(crate) connection: Option<CancellationToken>,
 }
 
 impl RequestContext {
