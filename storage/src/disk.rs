@@ -18,7 +18,9 @@ mod sim;
 mod tests;
 
 pub use os::OsDisk;
-pub use sim::{DEFAULT_CAPACITY_BYTES, DiskHook, DiskOp, PowerCut, SimDisk, SimFault};
+pub use sim::{
+    DEFAULT_CAPACITY_BYTES, DiskHook, DiskOp, InjectedFault, PowerCut, SimDisk, SimFault,
+};
 
 /// Holds the owner's pid, in every locked directory; never removed.
 const LOCK_FILE: &str = ".lock";

@@ -2,8 +2,8 @@
 //!
 //! A log is in the queue at most once, so the queue is as long as there are logs; all that was appended up to
 //! the moment of the sync is served by it. A failed sync takes the directory offline and is never tried again.
-//! Lock order: a log's `flushing`, then its files; the queue is never held with another. No callback is called
-//! with any of them held.
+//! Lock order: `serving`, a log's `flushing`, then its files; the queue is never held with another. A callback is
+//! called with `serving` held alone.
 
 use std::collections::VecDeque;
 use std::io;
@@ -29,7 +29,8 @@ pub enum FlushOutcome {
     Failed(Arc<str>),
 }
 
-/// Called by the group-commit thread, with no lock of the log or the data directory held.
+/// Called by the group-commit thread, or by who calls [`LogDir::drive`](crate::LogDir::drive) or
+/// [`LogDir::advance`](crate::LogDir::advance), which it must not do itself. No lock of the log is held.
 pub type FlushCallback = Box<dyn Fn(FlushOutcome) + Send + Sync>;
 
 /// A file with bytes that may not be durable.
@@ -237,6 +238,8 @@ struct Queue {
 pub(crate) struct GroupCommit {
     queue: Mutex<Queue>,
     wake: Condvar,
+    /// Held while the queue is served, so that who serves it too finds nothing half done.
+    serving: Mutex<()>,
     /// The logs were told that the directory is offline.
     announced: AtomicBool,
 }
@@ -298,8 +301,18 @@ impl GroupCommit {
         }
     }
 
+    /// Lets `span` pass for all that was to wait for a time, and serves what waits no longer.
+    pub(crate) fn advance(&self, context: &DirContext, span: Duration) {
+        let now = Instant::now();
+        for (due, _) in &mut self.queue.lock().later {
+            *due = due.checked_sub(span).unwrap_or(now);
+        }
+        self.drive(context, now);
+    }
+
     /// Serves all that waits, and what was to wait until `now`.
     pub(crate) fn drive(&self, context: &DirContext, now: Instant) {
+        let _serving = self.serving.lock();
         if self.must_announce(context) {
             self.announce(context);
         }

@@ -261,6 +261,15 @@ impl LogDir {
         self.context.writeback.drive(&self.context, checkpoint);
     }
 
+    /// Lets `span` pass at once for flushes that were to come after a time ([`FlushPolicy::interval`]): those that
+    /// become due are done, and told to the logs' owners, when it returns. Everything else that goes by age takes its
+    /// time as an argument. Waits for the device.
+    ///
+    /// [`FlushPolicy::interval`]: crate::FlushPolicy::interval
+    pub fn advance(&self, span: Duration) {
+        self.context.group_commit.advance(&self.context, span);
+    }
+
     /// Makes all open logs durable, several at a time, which lets the device serve many with one commit. To be called
     /// before many logs are closed one after the other. Waits for the device.
     ///

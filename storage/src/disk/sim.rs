@@ -28,7 +28,7 @@ mod seed;
 #[cfg(test)]
 mod tests;
 
-pub use fault::{DiskHook, DiskOp, SimFault};
+pub use fault::{DiskHook, DiskOp, InjectedFault, SimFault};
 
 use fault::{Faults, Hit};
 use inode::{Inode, Live, Space, State, at};
@@ -163,12 +163,18 @@ impl SimDisk {
             .sum()
     }
 
-    /// Makes an operation fail. Several faults count on their own.
-    pub fn inject(&self, fault: SimFault) {
-        self.machine.faults.inject(fault);
+    /// Makes an operation fail or take its time. Several faults count on their own. What it gives tells how often
+    /// the fault came about, also after it was taken back.
+    pub fn inject(&self, fault: SimFault) -> InjectedFault {
+        self.machine.faults.inject(fault)
     }
 
-    /// Takes back all faults.
+    /// Takes back one fault. Operations that it makes wait go on at once.
+    pub fn clear_fault(&self, fault: &InjectedFault) {
+        self.machine.faults.clear_one(fault);
+    }
+
+    /// Takes back all faults. Operations that they make wait go on at once.
     pub fn clear_faults(&self) {
         self.machine.faults.clear();
     }
@@ -229,6 +235,7 @@ impl SimDisk {
         let generation = self.machine.generation.fetch_add(1, Ordering::AcqRel) + 1;
         self.generation.store(generation, Ordering::Release);
         *self.machine.locks.lock() = Locks::default();
+        self.machine.faults.hurry();
         let space = Arc::new(Space::new(Arc::clone(&self.machine.capacity)));
         *self.machine.space.lock() = Arc::clone(&space);
         for inode in names.inodes() {

@@ -13,6 +13,7 @@ use crate::log::{Log, LogReader};
 use crate::log_dir::LogDir;
 
 mod basics;
+mod crash;
 mod damage;
 mod directory;
 mod faults;

@@ -1,13 +1,14 @@
-//! Which operation of a [`SimDisk`](super::SimDisk) fails, how they are counted, and who is told of
-//! them.
+//! Which operation of a [`SimDisk`](super::SimDisk) fails or is slow, how they are counted, and who
+//! is told of them.
 
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 
 /// The operations of a simulated disk, as they are counted and made to fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -60,12 +61,15 @@ impl DiskOp {
     const COUNT: usize = Self::MapWrite as usize + 1;
 }
 
-/// Makes one operation fail, or all from one on. Built by steps:
+/// Makes one operation fail or take its time, or all from one on. Built by steps:
 ///
 /// ```
 /// use logweir_storage::disk::{DiskOp, SimDisk, SimFault};
 /// let disk = SimDisk::default();
 /// disk.inject(SimFault::errno(5).on(DiskOp::Sync).at(3)); // the third sync from now gives EIO
+/// let slow = SimFault::slow(std::time::Duration::from_millis(20)); // and one device is slow
+/// let slow = disk.inject(slow.under("/data/logs").forever());
+/// assert_eq!(slow.fired(), 0, "nothing was done there yet");
 /// ```
 #[derive(Clone, Debug)]
 pub struct SimFault {
@@ -73,13 +77,36 @@ pub struct SimFault {
     under: Option<PathBuf>,
     at: u64,
     forever: bool,
-    error: Failure,
+    effect: Effect,
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Failure {
+enum Effect {
     Kind(io::ErrorKind),
     Errno(i32),
+    Slow(Duration),
+}
+
+/// A fault that was injected, to be asked whether it came about. Clones are the same fault.
+#[derive(Clone, Debug, Default)]
+pub struct InjectedFault(Arc<Injected>);
+
+#[derive(Debug, Default)]
+struct Injected {
+    fired: AtomicU64,
+    cleared: AtomicBool,
+}
+
+impl InjectedFault {
+    /// How many operations it has failed or slowed down so far.
+    #[must_use]
+    pub fn fired(&self) -> u64 {
+        self.0.fired.load(Ordering::Acquire)
+    }
+
+    fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
 }
 
 impl SimFault {
@@ -91,7 +118,7 @@ impl SimFault {
             under: None,
             at: 1,
             forever: false,
-            error: Failure::Kind(kind),
+            effect: Effect::Kind(kind),
         }
     }
 
@@ -99,12 +126,23 @@ impl SimFault {
     #[must_use]
     pub fn errno(errno: i32) -> Self {
         Self {
-            error: Failure::Errno(errno),
+            effect: Effect::Errno(errno),
             ..Self::new(io::ErrorKind::Other)
         }
     }
 
-    /// Counts and fails operations of one kind only.
+    /// The next operation of any kind takes at least `time`, in real time: the thread that calls it
+    /// waits before it is done, with no lock of the disk held. Taking the fault back, and a power
+    /// cut, ends the wait.
+    #[must_use]
+    pub fn slow(time: Duration) -> Self {
+        Self {
+            effect: Effect::Slow(time),
+            ..Self::new(io::ErrorKind::Other)
+        }
+    }
+
+    /// Counts and strikes operations of one kind only.
     #[must_use]
     pub fn on(self, op: DiskOp) -> Self {
         Self {
@@ -113,7 +151,7 @@ impl SimFault {
         }
     }
 
-    /// Counts and fails operations on this path, and on those below it, only.
+    /// Counts and strikes operations on this path, and on those below it, only.
     #[must_use]
     pub fn under(self, path: impl Into<PathBuf>) -> Self {
         Self {
@@ -122,7 +160,7 @@ impl SimFault {
         }
     }
 
-    /// The `k`-th operation that fits, counted from the injection, is the one to fail; 1 is the
+    /// The `k`-th operation that fits, counted from the injection, is the one it strikes; 1 is the
     /// next.
     #[must_use]
     pub fn at(self, k: u64) -> Self {
@@ -132,7 +170,7 @@ impl SimFault {
         }
     }
 
-    /// All from that one on fail, not it alone.
+    /// It strikes all from that one on, not it alone.
     #[must_use]
     pub fn forever(self) -> Self {
         Self {
@@ -152,18 +190,20 @@ impl SimFault {
             .is_none_or(|under| path.starts_with(under))
     }
 
-    fn error(&self, op: DiskOp, path: &Path) -> io::Error {
-        match self.error {
-            Failure::Kind(kind) => {
-                io::Error::new(kind, format!("{op:?} {}: injected fault", path.display()))
-            }
-            Failure::Errno(errno) => {
+    /// The error it gives, unless it only takes time.
+    fn error(&self, op: DiskOp, path: &Path) -> Option<io::Error> {
+        let path = path.display();
+        match self.effect {
+            Effect::Kind(kind) => Some(io::Error::new(
+                kind,
+                format!("{op:?} {path}: injected fault"),
+            )),
+            Effect::Errno(errno) => {
                 let error = io::Error::from_raw_os_error(errno);
-                io::Error::new(
-                    error.kind(),
-                    format!("{op:?} {}: injected fault: {error}", path.display()),
-                )
+                let text = format!("{op:?} {path}: injected fault: {error}");
+                Some(io::Error::new(error.kind(), text))
             }
+            Effect::Slow(_) => None,
         }
     }
 }
@@ -179,12 +219,16 @@ pub(super) struct Faults {
     armed: AtomicBool,
     counts: [AtomicU64; DiskOp::COUNT],
     script: Mutex<Script>,
+    /// Wakes operations that take their time.
+    hurry: Condvar,
 }
 
 #[derive(Default)]
 struct Script {
     rules: Vec<Rule>,
     hook: Option<DiskHook>,
+    /// Counts the times that all waits were ended.
+    hurried: u64,
 }
 
 /// An operation that is to fail.
@@ -198,6 +242,37 @@ pub(super) struct Hit {
 struct Rule {
     fault: SimFault,
     seen: u64,
+    injected: InjectedFault,
+}
+
+/// What the rules say of one operation.
+#[derive(Default)]
+struct Verdict {
+    hit: Option<Hit>,
+    waits: Vec<(Duration, InjectedFault)>,
+}
+
+impl Rule {
+    /// Counts an operation and adds what is to become of it; false if the rule is spent.
+    fn judge(&mut self, op: DiskOp, path: &Path, verdict: &mut Verdict) -> bool {
+        if !self.fault.fits(op, path) {
+            return true;
+        }
+        self.seen += 1;
+        if self.seen < self.fault.at {
+            return true;
+        }
+        self.injected.0.fired.fetch_add(1, Ordering::AcqRel);
+        match (self.fault.effect, self.fault.error(op, path)) {
+            (Effect::Slow(time), _) => verdict.waits.push((time, self.injected.clone())),
+            (_, Some(error)) if verdict.hit.is_none() => {
+                let first = self.seen == self.fault.at;
+                verdict.hit = Some(Hit { error, first });
+            }
+            _ => {}
+        }
+        self.fault.forever
+    }
 }
 
 impl fmt::Debug for Faults {
@@ -209,23 +284,47 @@ impl fmt::Debug for Faults {
 }
 
 impl Faults {
-    pub(super) fn inject(&self, fault: SimFault) {
-        let mut script = self.script.lock();
-        script.rules.push(Rule { fault, seen: 0 });
+    pub(super) fn inject(&self, fault: SimFault) -> InjectedFault {
+        let injected = InjectedFault::default();
+        let rule = Rule {
+            fault,
+            seen: 0,
+            injected: injected.clone(),
+        };
+        self.script.lock().rules.push(rule);
         self.armed.store(true, Ordering::Release);
+        injected
     }
 
     pub(super) fn clear(&self) {
-        let mut script = self.script.lock();
-        script.rules.clear();
-        self.armed.store(script.hook.is_some(), Ordering::Release);
+        self.change(|script| {
+            script.rules.clear();
+            script.hurried += 1;
+        });
+    }
+
+    pub(super) fn clear_one(&self, injected: &InjectedFault) {
+        self.change(|script| {
+            script.rules.retain(|rule| !rule.injected.is(injected));
+            injected.0.cleared.store(true, Ordering::Release);
+        });
+    }
+
+    /// Ends all waits; the rules stay.
+    pub(super) fn hurry(&self) {
+        self.change(|script| script.hurried += 1);
     }
 
     pub(super) fn set_hook(&self, hook: Option<DiskHook>) {
+        self.change(|script| script.hook = hook);
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Script)) {
         let mut script = self.script.lock();
-        script.hook = hook;
+        change(&mut script);
         let armed = script.hook.is_some() || !script.rules.is_empty();
         self.armed.store(armed, Ordering::Release);
+        self.hurry.notify_all();
     }
 
     pub(super) fn count(&self, op: DiskOp) -> u64 {
@@ -256,23 +355,19 @@ impl Faults {
         if let Some(hook) = hook {
             hook(op, path);
         }
-        let mut hit = None;
+        let mut verdict = Verdict::default();
         let mut script = self.script.lock();
-        script.rules.retain_mut(|rule| {
-            if !rule.fault.fits(op, path) {
-                return true;
-            }
-            rule.seen += 1;
-            if rule.seen < rule.fault.at {
-                return true;
-            }
-            let first = rule.seen == rule.fault.at;
-            hit.get_or_insert_with(|| Hit {
-                error: rule.fault.error(op, path),
-                first,
-            });
-            rule.fault.forever
-        });
-        hit
+        script
+            .rules
+            .retain_mut(|rule| rule.judge(op, path, &mut verdict));
+        let (began, hurried) = (Instant::now(), script.hurried);
+        for (time, injected) in verdict.waits {
+            let goes_on = |script: &mut Script| {
+                script.hurried == hurried && !injected.0.cleared.load(Ordering::Acquire)
+            };
+            self.hurry
+                .wait_while_until(&mut script, goes_on, began + time);
+        }
+        verdict.hit
     }
 }

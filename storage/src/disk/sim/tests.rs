@@ -5,9 +5,9 @@ use std::io::{self, ErrorKind};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::{DiskOp, PowerCut, SimDisk, SimFault};
+use super::{DiskOp, InjectedFault, PowerCut, SimDisk, SimFault};
 use crate::disk::{Disk, DiskFile, OpenMode, replace_file};
 use crate::mmap::{MapError, SegmentMap};
 
@@ -713,4 +713,53 @@ fn power_cuts_while_threads_are_at_work_leave_a_disk_that_works() {
         );
     }
     println!("{} rounds were finished", finished.load(Ordering::Relaxed));
+}
+
+#[test]
+fn a_slow_operation_takes_its_time_unless_the_fault_is_taken_back() {
+    const SPAN: Duration = Duration::from_millis(30);
+    let disk = SimDisk::default();
+    disk.create_dir_all(path("/a")).unwrap();
+    let (one, two) = (create(&disk, "/a/one"), create(&disk, "/two"));
+    let slow = SimFault::slow(SPAN).on(DiskOp::Sync).under("/a").at(2);
+    let slow = disk.inject(slow.forever());
+    let failing = disk.inject(SimFault::errno(5).on(DiskOp::Sync).under("/a").at(3));
+    let never = disk.inject(SimFault::errno(5).on(DiskOp::Rename));
+    one.sync().unwrap();
+    two.sync().unwrap();
+    assert_eq!(slow.fired(), 0);
+    let began = Instant::now();
+    one.sync().unwrap();
+    assert!(began.elapsed() >= SPAN);
+    let began = Instant::now();
+    assert!(
+        one.sync().is_err() && began.elapsed() >= SPAN,
+        "slow, and fails"
+    );
+    disk.clear_faults();
+    one.sync().unwrap();
+    assert_eq!((slow.fired(), failing.fired(), never.fired()), (2, 1, 0));
+}
+
+#[test]
+fn nobody_waits_for_a_slow_operation_that_is_taken_back_or_dead() {
+    const FOR_EVER: Duration = Duration::from_secs(3600);
+    let takes_back: [fn(&SimDisk, &InjectedFault); 3] = [
+        SimDisk::clear_fault,
+        |disk, _| disk.clear_faults(),
+        |disk, _| disk.power_cut(0, PowerCut::KeepAll),
+    ];
+    for (nth, take_back) in takes_back.into_iter().enumerate() {
+        let disk = SimDisk::default();
+        let file = create(&disk, "/file");
+        let slow = disk.inject(SimFault::slow(FOR_EVER).on(DiskOp::Write));
+        let other = disk.clone();
+        let waiting = std::thread::spawn(move || file.write_at(b"x", 0));
+        while slow.fired() == 0 {
+            std::thread::yield_now();
+        }
+        assert!(other.exists(path("/file")).unwrap(), "no lock is held");
+        take_back(&disk, &slow);
+        assert_eq!(waiting.join().unwrap().is_ok(), nth < 2);
+    }
 }
