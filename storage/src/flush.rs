@@ -129,11 +129,18 @@ impl LogFlush {
         self.unsynced.lock().files.clear();
     }
 
-    /// Runs `change` while no flush is in progress, and gives the bytes that will not be flushed any more.
-    pub(crate) fn end(&self, change: impl FnOnce()) -> u64 {
+    /// Runs `work` while no flush is in progress.
+    pub(crate) fn exclude<T>(&self, work: impl FnOnce() -> T) -> T {
         let _flushing = self.flushing.lock();
-        change();
-        self.bytes.swap(0, Ordering::Relaxed)
+        work()
+    }
+
+    /// As [`LogFlush::exclude`], and gives the bytes that will not be flushed any more.
+    pub(crate) fn end(&self, change: impl FnOnce()) -> u64 {
+        self.exclude(|| {
+            change();
+            self.bytes.swap(0, Ordering::Relaxed)
+        })
     }
 
     pub(crate) fn unflushed_bytes(&self) -> u64 {

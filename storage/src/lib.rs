@@ -48,7 +48,7 @@ mod segment;
 pub use config::{FlushPolicy, LogConfig, LogDirConfig, MAX_SEGMENT_BYTES};
 pub use error::{AppendError, ChangeError, OpenError, ProducerError, ReadError};
 pub use flush::{FlushCallback, FlushOutcome};
-pub use log::{Appended, Log, LogReader};
+pub use log::{Appended, Log, LogReader, Trim};
 pub use log_dir::{DirectoryId, LogDir, LogId};
 pub use producers::ProducerCheck;
 pub use segment::ReadSlice;

@@ -34,6 +34,7 @@ mod truncation;
 pub(crate) use files::{FileName, LogFiles, remove_if_there};
 pub use reader::LogReader;
 pub(crate) use recovery::open;
+pub use retention::Trim;
 pub(crate) use shared::LogShared;
 use shared::Segments;
 
@@ -221,17 +222,11 @@ impl Log {
     /// Notes that offsets may be missing, before the first ones are. Waits for the device, once in a log's life.
     fn allow_gaps(&mut self) -> Result<(), AppendError> {
         self.check_writable()?;
-        let state = *self.shared.state.lock();
-        if state.has_gaps {
-            return Ok(());
-        }
-        let path = self.shared.files.state();
-        let state = LogState {
+        let noted = self.shared.write_state(|state| LogState {
             has_gaps: true,
             ..state
-        };
-        self.write_state(state)
-            .map_err(|error| AppendError::from_io(&path, error))
+        });
+        noted.map_err(|error| AppendError::from_io(&self.shared.files.state(), error))
     }
 
     fn out_of_order(&self, found: Offset, found_epoch: LeaderEpoch) -> AppendError {

@@ -77,6 +77,8 @@ struct Machine {
     names: Mutex<Names>,
     faults: Faults,
     capacity: Arc<AtomicU64>,
+    /// Operations that found the disk full.
+    refused: Arc<AtomicU64>,
     space: Mutex<Arc<Space>>,
     /// Locked directories, and the number of the lock.
     locks: Mutex<Locks>,
@@ -125,12 +127,17 @@ impl SimDisk {
     #[must_use]
     pub fn new(capacity_bytes: u64) -> Self {
         let capacity = Arc::new(AtomicU64::new(capacity_bytes));
+        let refused = Arc::<AtomicU64>::default();
         Self {
             machine: Arc::new(Machine {
                 names: Mutex::new(Names::new()),
                 faults: Faults::default(),
-                space: Mutex::new(Arc::new(Space::new(Arc::clone(&capacity)))),
+                space: Mutex::new(Arc::new(Space::new(
+                    Arc::clone(&capacity),
+                    Arc::clone(&refused),
+                ))),
                 capacity,
+                refused,
                 locks: Mutex::default(),
                 generation: AtomicU64::new(0),
                 boot: AtomicU64::new(0),
@@ -150,6 +157,12 @@ impl SimDisk {
     #[must_use]
     pub fn used_bytes(&self) -> u64 {
         self.machine.space.lock().used()
+    }
+
+    /// How many operations have failed so far because the disk was full.
+    #[must_use]
+    pub fn refused_for_space(&self) -> u64 {
+        self.machine.refused.load(Ordering::Relaxed)
     }
 
     /// Pages of 4 KiB that a power cut could now take back, in files that have a name.
@@ -236,7 +249,10 @@ impl SimDisk {
         self.generation.store(generation, Ordering::Release);
         *self.machine.locks.lock() = Locks::default();
         self.machine.faults.hurry();
-        let space = Arc::new(Space::new(Arc::clone(&self.machine.capacity)));
+        let space = Arc::new(Space::new(
+            Arc::clone(&self.machine.capacity),
+            Arc::clone(&self.machine.refused),
+        ));
         *self.machine.space.lock() = Arc::clone(&space);
         for inode in names.inodes() {
             inode

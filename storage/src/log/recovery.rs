@@ -79,6 +79,7 @@ pub(crate) fn open(
         epochs: RwLock::new(recovered.epochs),
         epochs_dirty: AtomicBool::new(recovered.epochs_dirty),
         state: Mutex::new(recovered.state),
+        state_writing: Mutex::new(()),
         flush,
         closed: AtomicBool::new(false),
     });

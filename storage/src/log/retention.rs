@@ -4,11 +4,12 @@
 //! removals a crash undoes is finished at the next start.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use logweir_proto::{Offset, Timestamp};
 
-use super::shared::Segments;
+use super::shared::{LogShared, Segments};
 use super::{Log, passed};
 use crate::checkpoint::LogState;
 use crate::error::ChangeError;
@@ -19,69 +20,151 @@ const IDLE: Duration = Duration::from_secs(600);
 /// As [`IDLE`], when too many logs are open.
 const IDLE_CROWDED: Duration = Duration::from_secs(1);
 
+/// A raise of the log start that was decided and is not durable yet; see [`Log::plan_retention`].
+#[derive(Debug)]
+#[must_use = "nothing goes before it is written and finished"]
+pub struct Trim {
+    shared: Arc<LogShared>,
+    log_start: Offset,
+    /// Truncations of the log when it was decided: after another one it does not count.
+    truncations: u32,
+    /// A segment was begun whose name must be durable before the one before goes.
+    rolled: bool,
+}
+
+impl Trim {
+    /// Where the log will start.
+    #[must_use]
+    pub fn log_start(&self) -> Offset {
+        self.log_start
+    }
+
+    /// Makes the new log start durable. Needs no lock of the log's owner: appends, reads and truncations may go on.
+    /// Waits for the device.
+    ///
+    /// # Errors
+    /// Device errors; the log is as it was, and the trim is to be dropped.
+    pub fn write(&self) -> Result<(), ChangeError> {
+        let shared = &self.shared;
+        shared.while_open(|| {
+            if self.rolled {
+                self.sync_names()?;
+            }
+            let raised = shared.write_state(|state| {
+                let log_start = match state.truncations == self.truncations {
+                    true => self.log_start.max(state.log_start),
+                    false => state.log_start,
+                };
+                LogState { log_start, ..state }
+            });
+            raised.map_err(ChangeError::io(&shared.files.state()))
+        })
+    }
+
+    fn sync_names(&self) -> Result<(), ChangeError> {
+        let (dir, context) = (self.shared.files.dir(), &self.shared.context);
+        context.disk.sync_dir(dir).map_err(|error| {
+            let reason = format!("sync of {} failed: {error}", dir.display());
+            ChangeError::Offline {
+                reason: context.go_offline(reason),
+            }
+        })
+    }
+}
+
 impl Log {
-    /// Removes closed segments of which every record is past its time, or that the log does not need to keep its
-    /// size, or that lie below the log start; never records at or above `high_watermark`. The active
-    /// segment is closed if it is due. Gives how many segments were removed. Waits for the device.
+    /// Decides what may go: closed segments of which every record is past its time, or that the log does not need to
+    /// keep its size, or that lie below the log start; never records at or above `high_watermark`. The active segment
+    /// is closed if it is due. `None` if there is nothing to do. Syncs nothing.
+    ///
+    /// It goes by [`Trim::write`], which waits for the device and needs not the log, and [`Log::finish_trim`]. There is
+    /// to be one trim of a log at a time.
     ///
     /// # Errors
     /// Device errors; the log is as it was.
-    pub fn enforce_retention(
+    pub fn plan_retention(
         &mut self,
         now: Timestamp,
         high_watermark: Offset,
-    ) -> Result<u64, ChangeError> {
+    ) -> Result<Option<Trim>, ChangeError> {
         self.check_open()?;
-        self.roll_if_expired(now, high_watermark)?;
+        let rolled = self.roll_if_expired(now, high_watermark)?;
         let segments = self.shared.segments.load_full();
         let count = self.count_expired(&segments, now, high_watermark)?;
-        if count == 0 {
-            return Ok(0);
-        }
-        let new_start = self.log_start_offset().max(segments.0[count].base());
-        self.raise_log_start(new_start)?;
-        self.remove_front(&segments, count)?;
-        Ok(count as u64)
+        let log_start = self.log_start_offset().max(segments.0[count].base());
+        Ok((count > 0).then(|| self.trim(log_start, rolled)))
     }
 
-    /// Gives up all records below `offset`, and removes the segments that hold no others. The caller sees to it
-    /// that `offset` is not above the high watermark. Gives the log start. Waits for the device.
+    /// As [`Log::plan_retention`], for all records below `offset`, which the caller sees to is not above the high
+    /// watermark. `None` if it is not above the log start.
     ///
     /// # Errors
-    /// [`ChangeError::OutOfRange`] above the log end, and device errors; the log is as it was.
-    pub fn delete_records_before(&mut self, offset: Offset) -> Result<Offset, ChangeError> {
+    /// [`ChangeError::OutOfRange`] above the log end, [`ChangeError::Offline`].
+    pub fn plan_delete_before(&mut self, offset: Offset) -> Result<Option<Trim>, ChangeError> {
         self.check_open()?;
         let (start, end) = (self.log_start_offset(), self.log_end_offset());
         if offset > end {
             return Err(ChangeError::OutOfRange { offset, start, end });
         }
-        if offset <= start {
-            return Ok(start);
-        }
-        self.raise_log_start(offset)?;
-        let segments = self.shared.segments.load_full();
-        let count = segments.find(offset).unwrap_or(0);
-        self.remove_front(&segments, count)?;
-        Ok(offset)
+        Ok((offset > start).then(|| self.trim(offset, false)))
     }
 
-    /// Makes a higher log start durable and lets readers see it.
-    fn raise_log_start(&mut self, log_start: Offset) -> Result<(), ChangeError> {
+    fn trim(&self, log_start: Offset, rolled: bool) -> Trim {
+        Trim {
+            truncations: self.shared.state.lock().truncations,
+            shared: Arc::clone(&self.shared),
+            log_start,
+            rolled,
+        }
+    }
+
+    /// Shows readers the log start that `trim` wrote, and removes the segments below it. Nothing happens if it was
+    /// not written. Gives how many segments were removed. Syncs nothing.
+    ///
+    /// # Errors
+    /// Device errors; the log start holds, and the segments go at the next start.
+    pub fn finish_trim(&mut self, trim: Trim) -> Result<u64, ChangeError> {
+        self.check_open()?;
+        debug_assert!(Arc::ptr_eq(&trim.shared, &self.shared));
+        let log_start = self.shared.state.lock().log_start;
         if log_start > self.log_start_offset() {
-            let state = LogState {
-                log_start,
-                ..*self.shared.state.lock()
-            };
-            let path = self.shared.files.state();
-            self.write_state(state).map_err(ChangeError::io(&path))?;
             self.shared.offsets.set_log_start(log_start);
             if self.shared.epochs.write().truncate_from_start(log_start) {
-                self.shared
-                    .epochs_dirty
-                    .store(true, std::sync::atomic::Ordering::Release);
+                self.shared.epochs_dirty.store(true, Ordering::Release);
             }
         }
-        Ok(())
+        let segments = self.shared.segments.load_full();
+        let count = segments.find(log_start).unwrap_or(0);
+        self.remove_front(&segments, count)?;
+        Ok(count as u64)
+    }
+
+    /// The three steps of [`Log::plan_retention`] in one. Gives how many segments were removed. Waits for the device.
+    ///
+    /// # Errors
+    /// Device errors.
+    pub fn enforce_retention(
+        &mut self,
+        now: Timestamp,
+        high_watermark: Offset,
+    ) -> Result<u64, ChangeError> {
+        let Some(trim) = self.plan_retention(now, high_watermark)? else {
+            return Ok(0);
+        };
+        trim.write()?;
+        self.finish_trim(trim)
+    }
+
+    /// The three steps of [`Log::plan_delete_before`] in one. Gives the log start. Waits for the device.
+    ///
+    /// # Errors
+    /// [`ChangeError::OutOfRange`] above the log end, and device errors.
+    pub fn delete_records_before(&mut self, offset: Offset) -> Result<Offset, ChangeError> {
+        if let Some(trim) = self.plan_delete_before(offset)? {
+            trim.write()?;
+            self.finish_trim(trim)?;
+        }
+        Ok(self.log_start_offset())
     }
 
     /// Removes the first `count` segments, which lie below the log start.
@@ -150,47 +233,33 @@ impl Log {
         Ok(passed(newest, retention, now))
     }
 
-    /// Closes the active segment if all of it may go by its age.
+    /// Closes the active segment if all of it may go by its age. Gives whether it did.
     fn roll_if_expired(
         &mut self,
         now: Timestamp,
         high_watermark: Offset,
-    ) -> Result<(), ChangeError> {
+    ) -> Result<bool, ChangeError> {
         let end = self.log_end_offset();
         let segments = self.shared.segments.load_full();
-        let last = segments.0.len() - 1;
-        if self.config.retention.is_none() || high_watermark < end || segments.0[last].base() == end
-        {
-            return Ok(());
+        let last = segments.last();
+        let Some(retention) = self.config.retention else {
+            return Ok(false);
+        };
+        if high_watermark < end || last.base() == end {
+            return Ok(false);
         }
         let newest = match &self.active {
             Some(active) => active.place().max_timestamp,
             None => {
-                segments.0[last]
-                    .summary(self.shared.context.disk.as_ref(), end)?
-                    .max_timestamp
+                let disk = self.shared.context.disk.as_ref();
+                last.summary(disk, end)?.max_timestamp
             }
         };
-        let expired = self
-            .config
-            .retention
-            .is_some_and(|age| passed(newest, age, now));
-        if !expired {
-            return Ok(());
+        let expired = passed(newest, retention, now);
+        if expired {
+            self.roll(0)?;
         }
-        self.roll(0)?;
-        // The end of the log must be known from the new file before the old one goes.
-        self.flush_names()
-    }
-
-    fn flush_names(&self) -> Result<(), ChangeError> {
-        let dir = self.shared.files.dir();
-        self.shared.context.disk.sync_dir(dir).map_err(|error| {
-            let reason = format!("sync of {} failed: {error}", dir.display());
-            ChangeError::Offline {
-                reason: self.shared.context.go_offline(reason),
-            }
-        })
+        Ok(expired)
     }
 
     /// Lets go of file and map if nothing was appended for some time and everything is durable.

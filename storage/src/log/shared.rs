@@ -15,7 +15,7 @@ use super::LogFiles;
 use crate::checkpoint::{LogKey, LogState};
 use crate::disk::replace_file;
 use crate::epochs::Epochs;
-use crate::error::ReadError;
+use crate::error::{ChangeError, ReadError};
 use crate::flush::LogFlush;
 use crate::log_dir::{DirContext, LogId};
 use crate::segment::{OpenSegment, Segment};
@@ -117,6 +117,8 @@ pub(crate) struct LogShared {
     pub(crate) epochs_dirty: AtomicBool,
     /// What the log's own small file says.
     pub(crate) state: Mutex<LogState>,
+    /// Held while that file is written.
+    pub(crate) state_writing: Mutex<()>,
     pub(crate) flush: LogFlush,
     /// The writer was closed, or the log deleted.
     pub(crate) closed: AtomicBool,
@@ -134,6 +136,39 @@ impl LogShared {
             return Err(Arc::from("the log is closed"));
         }
         self.context.health.check()
+    }
+
+    /// Does `work` on the log's files while nothing is flushed and they are not taken away: waits for a flush that is
+    /// in progress.
+    ///
+    /// # Errors
+    /// [`ChangeError::Offline`] if nothing can be changed any more, and the work's.
+    pub(crate) fn while_open(
+        &self,
+        work: impl FnOnce() -> Result<(), ChangeError>,
+    ) -> Result<(), ChangeError> {
+        self.flush.exclude(|| {
+            self.check_open()
+                .map_err(|reason| ChangeError::Offline { reason })?;
+            work()
+        })
+    }
+
+    /// Writes the log's small file anew, and takes over what it says. Waits for the device.
+    pub(crate) fn write_state(&self, change: impl FnOnce(LogState) -> LogState) -> io::Result<()> {
+        let _writing = self.state_writing.lock();
+        let (context, path) = (&self.context, self.files.state());
+        let before = *self.state.lock();
+        let state = change(before);
+        if state == before {
+            return Ok(());
+        }
+        let bytes = state.encode();
+        // A file is as durable as its directory's name.
+        context.new_names.sync(context.disk.as_ref())?;
+        context.with_reserve(|| replace_file(context.disk.as_ref(), &path, &bytes))?;
+        *self.state.lock() = state;
+        Ok(())
     }
 
     /// Writes the leader epochs if they have changed.

@@ -24,6 +24,7 @@ mod model;
 mod policies;
 mod reading;
 mod regressions;
+mod trims;
 
 const EPOCH: LeaderEpoch = LeaderEpoch::new(1);
 

@@ -13,7 +13,6 @@ use logweir_proto::Offset;
 use super::shared::Segments;
 use super::{Log, recovery};
 use crate::checkpoint::LogState;
-use crate::disk::replace_file;
 use crate::error::ChangeError;
 use crate::log_dir::Job;
 use crate::segment::Segment;
@@ -78,12 +77,11 @@ impl Log {
             .flush
             .truncate(offset, || offsets.restart(offset));
         self.cut(&segments, 0, offset, state)?;
-        let path = self.shared.files.state();
-        let state = LogState {
+        let restarted = self.shared.write_state(|state| LogState {
             restarting: false,
             ..state
-        };
-        self.write_state(state).map_err(ChangeError::io(&path))
+        });
+        restarted.map_err(ChangeError::io(&self.shared.files.state()))
     }
 
     /// The log's state after a cut, which recovery points from before must not pass.
@@ -110,7 +108,8 @@ impl Log {
     ) -> Result<(), ChangeError> {
         let (keep, drop) = segments.0.split_at(kept);
         let outcome = self
-            .write_state(state)
+            .shared
+            .write_state(|_| state)
             .and_then(|()| self.replace_tail(keep, drop, cut));
         if let Err(source) = outcome {
             let dir = self.shared.files.dir().to_path_buf();
@@ -168,18 +167,6 @@ impl Log {
         for path in unlinks {
             context.submit(Job::Unlink(path));
         }
-        Ok(())
-    }
-
-    /// Writes the log's small file and takes it over.
-    pub(super) fn write_state(&self, state: LogState) -> io::Result<()> {
-        let context = &self.shared.context;
-        let path = self.shared.files.state();
-        let bytes = state.encode();
-        // A file is as durable as its directory's name.
-        context.new_names.sync(context.disk.as_ref())?;
-        context.with_reserve(|| replace_file(context.disk.as_ref(), &path, &bytes))?;
-        *self.shared.state.lock() = state;
         Ok(())
     }
 

@@ -37,13 +37,16 @@ fn index(position: u64) -> usize {
 pub(super) struct Space {
     capacity: Arc<AtomicU64>,
     used: AtomicU64,
+    /// Operations that found no room.
+    refused: Arc<AtomicU64>,
 }
 
 impl Space {
-    pub(super) fn new(capacity: Arc<AtomicU64>) -> Self {
+    pub(super) fn new(capacity: Arc<AtomicU64>, refused: Arc<AtomicU64>) -> Self {
         Self {
             capacity,
             used: AtomicU64::new(0),
+            refused,
         }
     }
 
@@ -62,6 +65,9 @@ impl Space {
         self.used
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
                 used.checked_add(bytes).filter(|&after| after <= capacity)
+            })
+            .inspect_err(|_| {
+                self.refused.fetch_add(1, Ordering::Relaxed);
             })
             .is_ok()
     }
