@@ -1,36 +1,30 @@
-//! A running broker: starts and stops the parts, in a written order.
+//! A broker: what a host starts, asks and stops.
 //!
-//! Start: bind the listeners (so that a taken port costs nothing), open the data directory (its lock,
-//! its recovery), start the metadata quorum, register, open the partitions, serve. Stop: refuse new
-//! calls and let those in flight finish, close the partitions, stop the quorum, close the directory,
-//! which writes the clean-shutdown file.
+//! Owns what outlasts a crash and a restart (configuration, ports, clock, faults, the memory disk and the
+//! link of in-process clients) and at most one run (`broker/run.rs`), which has everything else.
 
-use std::any::Any;
-use std::collections::BTreeMap;
-use std::io;
 use std::net::SocketAddr;
-use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use logweir_proto::NodeId;
-use logweir_storage::disk::{Disk, OsDisk, SimDisk};
-use logweir_storage::{LogDir, LogDirConfig, LogId};
-use parking_lot::Mutex;
-use tokio::net::TcpListener;
-use tokio::task::{JoinHandle, JoinSet};
-use tokio_util::sync::CancellationToken;
+use logweir_storage::LogDir;
+use logweir_storage::disk::{PowerCut, SimDisk};
+use tokio::sync::{Mutex, watch};
 
 use crate::clock::Clock;
-use crate::config::{Config, ListenAddr, TopicConfig};
+use crate::config::Config;
 use crate::error::BrokerError;
-use crate::metadata::{BrokerAddresses, BrokerRegistration, Limits, Quorum, QuorumConfig};
-use crate::metrics::Metrics;
-use crate::partition::Partitions;
-use crate::service::{Reconciler, Service};
+use crate::faults::Faults;
+use crate::grpc::InProcess;
 
-/// How long calls in flight may take to finish when the broker stops.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+mod port;
+mod run;
+
+use port::Port;
+use run::Run;
+
+/// How long a run that ended may take to let go of a data directory on a real disk.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A running broker. Dropping it stops it at once, as a crash would, without losing what was acknowledged;
 /// [`Broker::shutdown`] stops it cleanly.
@@ -48,135 +42,76 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// ```
 #[derive(Debug)]
 pub struct Broker {
-    addresses: Bound,
-    routes: tonic::service::Routes,
-    service: Arc<Service>,
-    quorum: Quorum,
-    log_dir: Arc<LogDir>,
-    clock: Clock,
-    stop: CancellationToken,
-    /// Breaks the connections that are left.
-    cut: CancellationToken,
-    tasks: Mutex<JoinSet<Result<(), BrokerError>>>,
-    background: Vec<JoinHandle<()>>,
+    parts: Parts,
+    /// `None` after a crash.
+    run: watch::Sender<Option<Arc<Run>>>,
+    /// Held while a run begins or ends; counts the crashes.
+    changing: Mutex<u64>,
 }
 
-/// Where the listeners are bound; `None` where one is off.
-#[derive(Clone, Copy, Debug, Default)]
-struct Bound {
-    grpc: Option<SocketAddr>,
-    http: Option<SocketAddr>,
+/// What stays over a crash.
+#[derive(Debug)]
+struct Parts {
+    config: Arc<Config>,
+    clock: Clock,
+    faults: Faults,
+    /// The disk of a broker in memory.
+    memory: Option<Arc<SimDisk>>,
+    grpc: Option<Port>,
+    http: Option<Port>,
+    in_process: InProcess,
+}
+
+impl Parts {
+    async fn new(config: Config) -> Result<Self, BrokerError> {
+        config
+            .validate()
+            .map_err(|problems| BrokerError::Config(problems.to_string()))?;
+        let capacity = config.memory_capacity_bytes;
+        let memory = config
+            .is_in_memory()
+            .then(|| Arc::new(SimDisk::new(capacity)));
+        Ok(Self {
+            clock: Clock::default(),
+            faults: Faults::new(memory.clone().map(|disk| (disk, capacity))),
+            memory,
+            grpc: Port::take("grpc", &config.listeners.grpc).await?,
+            #[cfg(feature = "http")]
+            http: Port::take("http", &config.listeners.http).await?,
+            #[cfg(not(feature = "http"))]
+            http: None,
+            in_process: InProcess::default(),
+            config: Arc::new(config),
+        })
+    }
 }
 
 impl Broker {
-    /// Starts a broker and returns when it serves. Needs a Tokio runtime, of either kind.
+    /// Starts a broker and returns when it serves. Needs a Tokio runtime, of either kind; from synchronous code there
+    /// is [`BlockingBroker`](crate::BlockingBroker).
     ///
     /// # Errors
     /// An invalid configuration, a taken port, a data directory that another process holds or that is damaged.
     pub async fn start(config: Config) -> Result<Self, BrokerError> {
-        config
-            .validate()
-            .map_err(|problems| BrokerError::Config(problems.to_string()))?;
-        let config = Arc::new(config);
-        let grpc = bind("grpc", &config.listeners.grpc).await?;
-        let http = bind_http(&config).await?;
-        let addresses = Bound {
-            grpc: local(grpc.as_ref()),
-            http: local(http.as_ref()),
-        };
-
-        let clock = Clock::default();
-        let metrics = Arc::new(Metrics::default());
-        let log_dir = open_log_dir(&config).await?;
-        let node = NodeId::new(config.node_id);
-        let existing = existing_logs(&log_dir).await?;
-        let expect_existing = log_dir.was_clean() || !existing.is_empty();
-        let quorum = Quorum::start(quorum_config(&config, &log_dir, expect_existing))
-            .await
-            .map_err(|error| BrokerError::Metadata(error.to_string()))?;
-        let registration = BrokerRegistration {
-            node_id: node,
-            directory_id: log_dir.directory_id().get(),
-            addresses: advertised(&config, addresses),
-            rack: None,
-        };
-        quorum
-            .register_broker(registration)
-            .await
-            .map_err(|error| BrokerError::Metadata(error.to_string()))?;
-
-        let partitions = Arc::new(Partitions::new(
-            node,
-            Arc::clone(&log_dir),
-            Arc::clone(&config),
-            clock.clone(),
-            Arc::clone(&metrics.lock_hold),
-        ));
-        partitions.set_strays_aside(&existing, &quorum.image());
-        let (reconciler, follow) = Reconciler::start(quorum.clone(), Arc::clone(&partitions)).await;
-        let service = Arc::new(Service::new(
-            config,
-            clock.clone(),
-            metrics,
-            quorum.clone(),
-            partitions,
-            reconciler,
-        ));
-        let stop = CancellationToken::new();
-        let routes = crate::grpc::routes(&service, &stop)
-            .await
-            .map_err(|error| BrokerError::Config(format!("the gRPC descriptors: {error}")))?;
-        let retention = tokio::spawn(Arc::clone(&service).run_retention());
-        let broker = Self {
-            addresses,
-            routes,
-            service,
-            quorum,
-            log_dir,
-            clock,
-            stop,
-            cut: CancellationToken::new(),
-            tasks: Mutex::default(),
-            background: vec![tokio::spawn(follow), retention],
-        };
-        broker.serve(grpc, http);
-        Ok(broker)
-    }
-
-    fn serve(&self, grpc: Option<TcpListener>, http: Option<TcpListener>) {
-        let mut tasks = self.tasks.lock();
-        if let (Some(listener), Some(address)) = (grpc, self.addresses.grpc) {
-            let (routes, service) = (self.routes.clone(), Arc::clone(&self.service));
-            let (stop, cut) = (self.stop.clone(), self.cut.clone());
-            tasks.spawn(async move {
-                crate::grpc::serve(listener, routes, &service, stop, cut)
-                    .await
-                    .map_err(|error| ended("grpc", address, &error))
-            });
-        }
-        #[cfg(feature = "http")]
-        if let (Some(listener), Some(address)) = (http, self.addresses.http) {
-            let (service, stop) = (Arc::clone(&self.service), self.stop.clone());
-            tasks.spawn(async move {
-                crate::http::serve(listener, service, stop)
-                    .await
-                    .map_err(|error| ended("http", address, &error))
-            });
-        }
-        #[cfg(not(feature = "http"))]
-        let _ = http;
+        let parts = Parts::new(config).await?;
+        let run = Run::start(&parts).await?;
+        Ok(Self {
+            parts,
+            run: watch::Sender::new(Some(Arc::new(run))),
+            changing: Mutex::default(),
+        })
     }
 
     /// Where the gRPC listener is bound; `None` if it is off.
     #[must_use]
     pub fn grpc_addr(&self) -> Option<SocketAddr> {
-        self.addresses.grpc
+        self.parts.grpc.as_ref().map(Port::address)
     }
 
     /// Where the HTTP listener is bound; `None` if it is off.
     #[must_use]
     pub fn http_addr(&self) -> Option<SocketAddr> {
-        self.addresses.http
+        self.parts.http.as_ref().map(Port::address)
     }
 
     /// Where the Kafka listener is bound; `None`, as this version does not have it yet.
@@ -185,200 +120,166 @@ impl Broker {
         None
     }
 
-    /// The broker's clock.
+    /// The broker's clock, which can be moved ahead.
     #[must_use]
     pub fn clock(&self) -> &Clock {
-        &self.clock
+        &self.parts.clock
     }
 
-    /// A client in this process, which needs no port.
-    #[cfg(feature = "client")]
+    /// The faults that the broker is to suffer.
+    #[must_use]
+    pub fn faults(&self) -> &Faults {
+        &self.parts.faults
+    }
+
+    /// A client in this process, which needs no port. Records get their time from the broker's clock. It goes on
+    /// after a crash and a restart, as a client over the network does.
     ///
     /// # Errors
     /// Never with the client's default settings, which it uses.
+    #[cfg(feature = "client")]
     pub fn client(&self) -> Result<logweir_client::Client, logweir_client::Error> {
-        logweir_client::Client::from_service(self.routes.clone())
+        self.client_with(logweir_client::ClientConfig::default())
     }
 
-    /// Waits until a listener ends by itself, which only a failure makes it do.
+    /// As [`Broker::client`], with these settings.
     ///
     /// # Errors
-    /// Why it ended.
+    /// If the settings are not valid.
+    #[cfg(feature = "client")]
+    pub fn client_with(
+        &self,
+        config: logweir_client::ClientConfig,
+    ) -> Result<logweir_client::Client, logweir_client::Error> {
+        let clock = self.parts.clock.clone();
+        logweir_client::Client::builder()
+            .config(config)
+            .clock(logweir_client::WallClock::new(move || clock.now()))
+            .from_service(self.parts.in_process.clone())
+    }
+
+    /// Waits until a part of the broker ends by itself, which only a failure makes it do.
     pub async fn failed(&self) -> BrokerError {
+        let mut runs = self.run.subscribe();
         loop {
-            let ended = std::future::poll_fn(|cx| self.tasks.lock().poll_join_next(cx)).await;
-            match ended {
-                Some(Ok(Err(error))) => return error,
-                Some(Err(error)) if error.is_panic() => {
-                    return BrokerError::Close(format!("a listener panicked: {error}"));
+            let run = runs.borrow_and_update().clone();
+            let failed = async {
+                match run {
+                    Some(run) => run.failed().await,
+                    None => std::future::pending().await,
                 }
-                Some(_) if !self.stop.is_cancelled() => {}
-                // Without listeners, or after the stop, nothing can fail any more.
-                _ => std::future::pending().await,
+            };
+            tokio::select! {
+                biased;
+                // Crashed, restarted or stopped on purpose: that is no failure.
+                _ = runs.changed() => {}
+                error = failed => return error,
             }
         }
+    }
+
+    /// Ends the broker at once, as a crash would, on purpose: connections break, nothing is flushed. With
+    /// [`PowerCut::LoseUnsynced`] a random part of what was not synced is lost too, the same part for the same writes and
+    /// the same number of crashes before; [`Broker::crash_with_seed`] tries others. Acknowledged records of topics
+    /// that flush per ack survive both.
+    ///
+    /// Ports, clock, faults and in-process clients stay; the ports refuse connections until [`Broker::restart`].
+    ///
+    /// # Errors
+    /// [`BrokerError::Down`] if it is down already; [`BrokerError::NotInMemory`] for
+    /// [`PowerCut::LoseUnsynced`] on a real disk, which keeps its power.
+    pub async fn crash(&self, cut: PowerCut) -> Result<(), BrokerError> {
+        let mut crashes = self.changing.lock().await;
+        let seed = *crashes;
+        *crashes += 1;
+        self.crash_now(cut, seed).await
+    }
+
+    /// As [`Broker::crash`]; `seed` decides what is lost.
+    ///
+    /// # Errors
+    /// As [`Broker::crash`].
+    pub async fn crash_with_seed(&self, cut: PowerCut, seed: u64) -> Result<(), BrokerError> {
+        let _changing = self.changing.lock().await;
+        self.crash_now(cut, seed).await
+    }
+
+    async fn crash_now(&self, cut: PowerCut, seed: u64) -> Result<(), BrokerError> {
+        if self.parts.memory.is_none() && cut != PowerCut::KeepAll {
+            return Err(BrokerError::NotInMemory("a power cut"));
+        }
+        let run = self.run.send_replace(None).ok_or(BrokerError::Down)?;
+        self.parts.in_process.disconnect();
+        if let Some(disk) = &self.parts.memory {
+            disk.power_cut(seed, cut);
+        }
+        tracing::info!(?cut, seed, "crashed on purpose");
+        run.crash().await;
+        let log_dir = run.log_dir();
+        drop(run);
+        match &self.parts.memory {
+            // Nothing old can use a disk whose power was cut.
+            Some(_) => Ok(()),
+            None => released(log_dir).await,
+        }
+    }
+
+    /// Starts the broker again after a crash; one that runs is stopped cleanly first. Addresses stay.
+    ///
+    /// # Errors
+    /// As [`Broker::start`] and [`Broker::shutdown`]; the broker is then down, and this can be tried again.
+    pub async fn restart(&self) -> Result<(), BrokerError> {
+        let _changing = self.changing.lock().await;
+        self.stop().await?;
+        let run = Run::start(&self.parts).await?;
+        self.run.send_replace(Some(Arc::new(run)));
+        Ok(())
     }
 
     /// Stops cleanly: calls in flight finish (at most 10 s), logs are flushed, and the next start need not scan them.
     ///
     /// # Errors
-    /// What could not be closed. Nothing acknowledged is lost by that; the next start scans the logs.
+    /// What could not be closed: nothing acknowledged is lost by that; the next start scans the logs.
+    /// [`BrokerError::UnfiredFaults`], after all else went well, if an injected fault never happened.
     pub async fn shutdown(self) -> Result<(), BrokerError> {
-        self.stop.cancel();
-        let mut tasks = std::mem::take(&mut *self.tasks.lock());
-        let drained = tokio::time::timeout(DRAIN_TIMEOUT, async {
-            while tasks.join_next().await.is_some() {}
-        });
-        if drained.await.is_err() {
-            tracing::warn!("calls in flight did not finish in time and are broken off");
+        self.stop().await?;
+        let unfired = self.parts.faults.unfired();
+        if unfired.is_empty() {
+            return Ok(());
         }
-        self.cut.cancel();
-        tasks.shutdown().await;
-        for task in &self.background {
-            task.abort();
-        }
-        self.quorum.shutdown().await;
-        let service = Arc::clone(&self.service);
-        let log_dir = Arc::clone(&self.log_dir);
-        let closed = tokio::task::spawn_blocking(move || {
-            service.close_partitions()?;
-            log_dir.close().map_err(|error| error.to_string())
-        });
-        let closed = closed.await.unwrap_or_else(|error| Err(error.to_string()));
-        closed.map_err(BrokerError::Close)
+        Err(BrokerError::UnfiredFaults(unfired))
     }
-}
 
-impl Drop for Broker {
-    fn drop(&mut self) {
-        self.stop.cancel();
-        self.cut.cancel();
-        self.tasks.get_mut().abort_all();
-        for task in &self.background {
-            task.abort();
-        }
-    }
-}
-
-fn ended(
-    listener: &'static str,
-    address: SocketAddr,
-    error: &dyn std::error::Error,
-) -> BrokerError {
-    BrokerError::ListenerEnded {
-        listener,
-        address,
-        reason: error.to_string(),
-    }
-}
-
-async fn bind(
-    name: &'static str,
-    address: &ListenAddr,
-) -> Result<Option<TcpListener>, BrokerError> {
-    let Some(address) = address.address() else {
-        return Ok(None);
-    };
-    match TcpListener::bind(address).await {
-        Ok(listener) => Ok(Some(listener)),
-        Err(source) => Err(BrokerError::Listen {
-            listener: name,
-            address: address.to_owned(),
-            source,
-        }),
-    }
-}
-
-#[cfg(feature = "http")]
-async fn bind_http(config: &Config) -> Result<Option<TcpListener>, BrokerError> {
-    bind("http", &config.listeners.http).await
-}
-
-#[cfg(not(feature = "http"))]
-#[expect(clippy::unused_async, reason = "the same shape as with the listener")]
-async fn bind_http(_config: &Config) -> Result<Option<TcpListener>, BrokerError> {
-    Ok(None)
-}
-
-fn local(listener: Option<&TcpListener>) -> Option<SocketAddr> {
-    listener.and_then(|listener| listener.local_addr().ok())
-}
-
-fn advertised(config: &Config, bound: Bound) -> BrokerAddresses {
-    let text = |address: Option<SocketAddr>| address.map(|address| address.to_string());
-    BrokerAddresses {
-        kafka: None,
-        grpc: config
-            .listeners
-            .advertised_grpc
-            .clone()
-            .or_else(|| text(bound.grpc)),
-        http: config
-            .listeners
-            .advertised_http
-            .clone()
-            .or_else(|| text(bound.http)),
-    }
-}
-
-fn quorum_config(config: &Config, log_dir: &Arc<LogDir>, expect_existing: bool) -> QuorumConfig {
-    let quorum = QuorumConfig::new(
-        NodeId::new(config.node_id),
-        log_dir.directory_id().get(),
-        Arc::clone(log_dir.disk()),
-        log_dir.metadata_path(),
-    );
-    QuorumConfig {
-        // A directory that has held a broker has its metadata, or something has been lost.
-        expect_existing,
-        disk_may_wait: !config.is_in_memory(),
-        // The directory's lock outlives a quorum whose broker was dropped, until it writes no more.
-        keep: Some(Arc::clone(log_dir) as Arc<dyn Any + Send + Sync>),
-        limits: Limits {
-            max_topics: config.limits.max_topics as u64,
-            max_partitions: config.limits.max_partitions as u64,
-        },
-        check_topic_configs,
-        ..quorum
-    }
-}
-
-/// What the controller asks before it takes a topic's settings.
-fn check_topic_configs(set: &BTreeMap<String, String>) -> Result<(), String> {
-    TopicConfig::validate(set).map_err(|problems| {
-        let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
-        problems.join("; ")
-    })
-}
-
-async fn existing_logs(log_dir: &Arc<LogDir>) -> Result<Vec<LogId>, BrokerError> {
-    let log_dir = Arc::clone(log_dir);
-    match tokio::task::spawn_blocking(move || log_dir.existing_logs()).await {
-        Ok(logs) => Ok(logs?),
-        Err(error) => Err(BrokerError::Close(error.to_string())),
-    }
-}
-
-async fn open_log_dir(config: &Config) -> Result<Arc<LogDir>, BrokerError> {
-    let settings = LogDirConfig {
-        max_unflushed_bytes: config.log_dir.max_unflushed_bytes,
-        reserve_bytes: config.log_dir.reserve_bytes,
-        checkpoint_interval: Duration::from_millis(config.log_dir.checkpoint_interval_ms),
-        ..LogDirConfig::default()
-    };
-    let Some(path) = config.data_dir.clone() else {
-        let disk: Arc<dyn Disk> = Arc::new(SimDisk::new(config.memory_capacity_bytes));
-        let settings = LogDirConfig {
-            reserve_bytes: 0,
-            ..settings
+    /// Stops the run cleanly, if there is one.
+    async fn stop(&self) -> Result<(), BrokerError> {
+        let Some(run) = self.run.send_replace(None) else {
+            return Ok(());
         };
-        return Ok(LogDir::open(disk, Path::new("/"), settings)?);
-    };
-    let open = move || LogDir::open(Arc::new(OsDisk::new()), &path, settings);
-    match tokio::task::spawn_blocking(open).await {
-        Ok(opened) => Ok(opened?),
-        Err(error) => Err(BrokerError::Close(io::Error::other(error).to_string())),
+        self.parts.in_process.disconnect();
+        let closed = run.shutdown().await;
+        let log_dir = run.log_dir();
+        drop(run);
+        closed?;
+        match &self.parts.memory {
+            Some(_) => Ok(()),
+            None => released(log_dir).await,
+        }
     }
+}
+
+/// Waits until nothing holds a data directory on a real disk, so that it can be opened again.
+async fn released(log_dir: Weak<LogDir>) -> Result<(), BrokerError> {
+    let released = tokio::time::timeout(RELEASE_TIMEOUT, async {
+        // Reads on blocking threads may hold it for a moment.
+        while log_dir.strong_count() > 0 {
+            crate::clock::sleep(Duration::from_millis(1)).await;
+        }
+    });
+    released.await.map_err(|_| {
+        BrokerError::Close(format!(
+            "something in this process still uses the data directory after {RELEASE_TIMEOUT:?}"
+        ))
+    })
 }
 
 #[cfg(all(test, feature = "client"))]

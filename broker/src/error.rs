@@ -5,12 +5,12 @@
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
 
 use logweir_proto::record::BatchError;
 use logweir_proto::{ErrorCode, PartitionId};
 use logweir_storage::{AppendError, ChangeError, OpenError, ProducerError, ReadError};
 
+use crate::faults::FaultReport;
 use crate::metadata::MetadataError;
 
 /// An error as every front end tells it: Kafka's code, what was wrong, and what to do.
@@ -114,10 +114,30 @@ pub enum BrokerError {
         /// Which listener.
         listener: &'static str,
         /// Its address.
-        address: SocketAddr,
+        address: String,
         /// Why.
         reason: String,
     },
+    /// A part that must not end before the broker did.
+    #[error("a part of the broker ended by itself: {0}")]
+    Ended(String),
+    /// The broker has crashed and was not restarted.
+    #[error("the broker is down; restart it first")]
+    Down,
+    /// Asked for on a real disk; the text says what.
+    #[error("{0} needs a broker in memory, whose disk is simulated")]
+    NotInMemory(&'static str),
+    /// Faults were injected that never happened, so that what they were to show was not shown.
+    #[error("injected faults that never happened (mark those that need not as optional): {}", list(.0))]
+    UnfiredFaults(Vec<FaultReport>),
+    /// A blocking call from within an asynchronous runtime, which it would stop.
+    #[error("a BlockingBroker cannot be used within an asynchronous runtime; use Broker there")]
+    WithinRuntime,
+}
+
+fn list(faults: &[FaultReport]) -> String {
+    let descriptions: Vec<_> = faults.iter().map(|fault| &*fault.description).collect();
+    descriptions.join("; ")
 }
 
 impl From<BatchError> for ApiError {

@@ -25,6 +25,7 @@ mod cluster;
 mod connection;
 mod context;
 mod fetch;
+mod in_process;
 mod produce;
 mod records;
 mod status;
@@ -32,6 +33,7 @@ mod topics;
 
 use budget::{Budget, BudgetLayer};
 use connection::Connections;
+pub(crate) use in_process::InProcess;
 
 /// Bytes that may be on their way to one stream, and to one connection, before the peer has to wait.
 const STREAM_WINDOW_BYTES: u32 = 4 << 20;

@@ -19,6 +19,7 @@ pub mod cli;
 mod clock;
 pub mod config;
 mod error;
+mod faults;
 mod grpc;
 #[cfg(feature = "http")]
 mod http;
@@ -31,3 +32,6 @@ pub use broker::Broker;
 pub use clock::Clock;
 pub use config::{Config, ConfigError, FlushMode, ListenAddr};
 pub use error::{ApiError, BrokerError};
+pub use faults::{Api, DiskFault, Fault, FaultId, FaultReport, Faults};
+pub use logweir_proto::ErrorCode;
+pub use logweir_storage::disk::PowerCut;

@@ -5,14 +5,18 @@
 
 use std::sync::Arc;
 
+use tokio_util::sync::CancellationToken;
+
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::error::ApiError;
+use crate::faults::{Api, Faults};
 use crate::metadata::{Image, Quorum};
 use crate::metrics::Metrics;
 use crate::partition::Partitions;
 
 mod context;
+mod faults;
 mod fetch;
 mod offsets;
 mod produce;
@@ -37,36 +41,28 @@ pub(crate) struct Service {
     pub(crate) config: Arc<Config>,
     pub(crate) clock: Clock,
     pub(crate) metrics: Arc<Metrics>,
-    quorum: Quorum,
-    partitions: Arc<Partitions>,
-    reconciler: Reconciler,
-    producer_ids: ProducerIds,
+    pub(crate) quorum: Quorum,
+    pub(crate) partitions: Arc<Partitions>,
+    pub(crate) reconciler: Reconciler,
+    pub(crate) producer_ids: ProducerIds,
+    pub(crate) faults: Faults,
+    /// Cancelled when the broker stops.
+    pub(crate) stop: CancellationToken,
 }
 
 impl Service {
-    pub(crate) fn new(
-        config: Arc<Config>,
-        clock: Clock,
-        metrics: Arc<Metrics>,
-        quorum: Quorum,
-        partitions: Arc<Partitions>,
-        reconciler: Reconciler,
-    ) -> Self {
-        let producer_ids = ProducerIds::default();
-        Self {
-            config,
-            clock,
-            metrics,
-            quorum,
-            partitions,
-            reconciler,
-            producer_ids,
-        }
-    }
-
     /// The cluster as this broker knows it.
     pub(crate) fn image(&self) -> Arc<Image> {
         self.quorum.image()
+    }
+
+    /// The cluster as this broker knows it, for a caller.
+    ///
+    /// # Errors
+    /// Injected ones only.
+    pub(crate) async fn cluster(&self, ctx: &RequestContext) -> Result<Arc<Image>, ApiError> {
+        let image = || Box::pin(std::future::ready(Ok(self.image()))) as _;
+        self.suffer(ctx, Api::Metadata, None, image).await
     }
 
     fn partitions(&self) -> &Partitions {

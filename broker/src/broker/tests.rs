@@ -10,7 +10,10 @@ use logweir_proto::grpc::v1::produce_service_client::ProduceServiceClient;
 use logweir_proto::record::{BatchBuilder, Compression};
 use logweir_proto::{ProducerEpoch, ProducerId, Sequence, Timestamp};
 
+use tokio::net::TcpListener;
+
 use super::*;
+use crate::ListenAddr;
 
 const QUIET: ListenAddr = ListenAddr::Off;
 
@@ -20,6 +23,11 @@ fn quiet() -> Config {
         .with_grpc(QUIET)
         .with_http(QUIET)
         .with_kafka(QUIET)
+}
+
+fn log_dir(broker: &Broker) -> Arc<LogDir> {
+    let run = broker.run.borrow().clone().expect("it runs");
+    run.log_dir().upgrade().expect("it runs")
 }
 
 async fn start(config: Config) -> (Broker, Client) {
@@ -90,7 +98,7 @@ async fn append(broker: &Broker, topic: &str, batch: Bytes) -> v1::AppendResult 
         appends: vec![append],
         ..v1::ProduceRequest::default()
     };
-    let mut service = ProduceServiceClient::new(broker.routes.clone());
+    let mut service = ProduceServiceClient::new(broker.parts.in_process.clone());
     let answer = service
         .produce(request)
         .await
@@ -123,7 +131,7 @@ async fn records_and_topics_are_there_after_a_restart_clean_or_not() {
     broker.shutdown().await.expect("stops");
 
     let (broker, client) = start(config()).await;
-    assert!(broker.log_dir.was_clean());
+    assert!(log_dir(&broker).was_clean());
     send(&client, "orders", &["c"]).await;
     drop((broker, client));
 
@@ -137,7 +145,7 @@ async fn records_and_topics_are_there_after_a_restart_clean_or_not() {
             Err(error) => panic!("{error}"),
         }
     };
-    assert!(!broker.log_dir.was_clean());
+    assert!(!log_dir(&broker).was_clean());
     let client = broker.client().expect("default settings");
     assert_eq!(values(&read(&client, "orders").await), ["a", "b", "c"]);
     broker.shutdown().await.expect("stops");

@@ -5,14 +5,21 @@ use logweir_proto::grpc::v1::cluster_service_server::ClusterService;
 use tonic::{Request, Response, Status};
 
 use crate::grpc::Handler;
+use crate::grpc::context::context;
+use crate::grpc::status::status;
 
 #[tonic::async_trait]
 impl ClusterService for Handler {
     async fn describe_cluster(
         &self,
-        _request: Request<v1::DescribeClusterRequest>,
+        request: Request<v1::DescribeClusterRequest>,
     ) -> Result<Response<v1::DescribeClusterResponse>, Status> {
-        let image = self.service.image();
+        let ctx = context(&request);
+        let image = self
+            .service
+            .cluster(&ctx)
+            .await
+            .map_err(|error| status(&error))?;
         let nodes = image.brokers.values().map(|broker| v1::Node {
             node_id: broker.node_id.get(),
             grpc_address: broker.addresses.grpc.clone().unwrap_or_default(),

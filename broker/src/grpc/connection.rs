@@ -5,9 +5,10 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -17,6 +18,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::server::Connected;
 
 use crate::config::Limits;
+use crate::grpc::responses::ConnectionShare;
 use crate::metrics::Metrics;
 
 /// A peer that connected has this long to say something.
@@ -29,8 +31,77 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub(super) struct ConnectionInfo {
     /// Bytes of this connection's requests that are in the broker.
     pub(super) inflight: Arc<AtomicUsize>,
+    /// Closed while a request of this connection waits for the budget.
+    pub(super) gate: Arc<Gate>,
+    /// What its responses may still take.
+    pub(super) responses: ConnectionShare,
     /// Cuts this connection, as a broken network would.
     pub(super) cut: CancellationToken,
+}
+
+impl ConnectionInfo {
+    /// A connection on which nothing has come yet.
+    pub(super) fn new(cut: CancellationToken) -> Self {
+        Self {
+            inflight: Arc::default(),
+            cut,
+        }
+    }
+}
+
+/// Whether a connection is read from.
+///
+/// While the broker takes no more requests, what a peer sends stays in the kernel and with the peer; HTTP/2's own
+/// window would let megabytes of each connection in. A peer's other calls wait too, as in Kafka.
+#[derive(Debug, Default)]
+pub(super) struct Gate {
+    /// Bodies that wait for the budget.
+    waiting: AtomicUsize,
+    /// Bodies that may be read whatever the budget.
+    favoured: AtomicUsize,
+    reader: Mutex<Option<Waker>>,
+}
+
+impl Gate {
+    pub(super) fn close(&self) {
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+    }
+
+    pub(super) fn open(&self) {
+        self.waiting.fetch_sub(1, Ordering::SeqCst);
+        self.wake();
+    }
+
+    pub(super) fn favour(&self) {
+        self.favoured.fetch_add(1, Ordering::SeqCst);
+        self.wake();
+    }
+
+    pub(super) fn unfavour(&self) {
+        self.favoured.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    fn is_open(&self) -> bool {
+        self.waiting.load(Ordering::SeqCst) == 0 || self.favoured.load(Ordering::SeqCst) > 0
+    }
+
+    fn wake(&self) {
+        if let Some(reader) = self.reader.lock().take() {
+            reader.wake();
+        }
+    }
+
+    fn poll_open(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.is_open() {
+            return Poll::Ready(());
+        }
+        *self.reader.lock() = Some(cx.waker().clone());
+        // It may have been opened before the waker was there.
+        if self.is_open() {
+            return Poll::Ready(());
+        }
+        Poll::Pending
+    }
 }
 
 /// The stream of accepted connections.
@@ -39,6 +110,7 @@ pub(super) struct Connections {
     listener: TcpListener,
     slots: Arc<Semaphore>,
     idle: Duration,
+    response_bytes: usize,
     metrics: Arc<Metrics>,
     stop: CancellationToken,
     /// The parent of every connection's own token.
@@ -58,6 +130,7 @@ impl Connections {
             listener,
             slots: Arc::new(Semaphore::new(limits.max_connections)),
             idle: Duration::from_millis(limits.connections_max_idle_ms),
+            response_bytes: limits.max_response_bytes_per_connection,
             metrics,
             stop,
             cut,
@@ -81,10 +154,7 @@ impl Connections {
         Some(Connection {
             stream,
             is_cut: Box::pin(cut.clone().cancelled_owned()),
-            info: ConnectionInfo {
-                inflight: Arc::default(),
-                cut,
-            },
+            info: ConnectionInfo::new(cut),
             active: Instant::now(),
             idle: self.idle,
             heard: false,
@@ -179,6 +249,7 @@ impl AsyncRead for Connection {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         self.check_cut(cx)?;
+        std::task::ready!(self.info.gate.poll_open(cx));
         let filled = buf.filled().len();
         match Pin::new(&mut self.stream).poll_read(cx, buf) {
             Poll::Pending => match self.check_idle(cx) {

@@ -12,7 +12,7 @@ use crate::config::{ConfigSource, TopicConfig};
 use crate::error::ApiError;
 use crate::grpc::Handler;
 use crate::grpc::context::context;
-use crate::grpc::status::{at_most, error_of};
+use crate::grpc::status::{at_most, error_of, status};
 use crate::service::{CreateTopic, PartitionOffsets, RequestContext, TopicImage, TopicOutcome};
 
 /// Topics of one request.
@@ -67,12 +67,17 @@ impl TopicService for Handler {
         &self,
         request: Request<v1::ListTopicsRequest>,
     ) -> Result<Response<v1::ListTopicsResponse>, Status> {
+        let ctx = context(&request);
         let request = request.into_inner();
         let limit = match usize::try_from(request.limit).unwrap_or(MAX_TOPICS) {
             0 => MAX_TOPICS,
             limit => limit.min(MAX_TOPICS),
         };
-        let image = self.service.image();
+        let image = self
+            .service
+            .cluster(&ctx)
+            .await
+            .map_err(|error| status(&error))?;
         let mut fitting = image.topics_after(&request.after).filter(|topic| {
             topic.name.starts_with(&request.prefix)
                 && (request.include_internal || !is_internal(&topic.name))
@@ -125,19 +130,18 @@ impl TopicService for Handler {
         let ctx = context(&request);
         let request = request.into_inner();
         at_most("topics", request.topics.len(), MAX_TOPICS)?;
-        let topics = request.topics.into_iter().map(|topic| {
-            let outcome = self.service.topic_config(&ctx, &topic);
+        let mut topics = Vec::with_capacity(request.topics.len());
+        for topic in request.topics {
+            let outcome = self.service.topic_config(&ctx, &topic).await;
             let error = error_of(&outcome);
             let entries = outcome.map_or_else(|_| Vec::new(), |c| entries(&c, &request.keys));
-            v1::TopicConfigs {
+            topics.push(v1::TopicConfigs {
                 topic,
                 error,
                 entries,
-            }
-        });
-        Ok(Response::new(v1::DescribeConfigsResponse {
-            topics: topics.collect(),
-        }))
+            });
+        }
+        Ok(Response::new(v1::DescribeConfigsResponse { topics }))
     }
 
     async fn alter_configs(

@@ -62,7 +62,6 @@ pub(crate) struct RequestContext {
     /// When the caller stops waiting for an answer.
     pub(crate) deadline: Option<Instant>,
     pub(crate) names: NameMapping,
-    #[allow(dead_code, reason = "for those who disconnect a client on purpose")]
     /// Cuts the connection the request came on; `None` where there is none, as in process.
     pub(crate) connection: Option<CancellationToken>,
 }

@@ -9,6 +9,7 @@ use logweir_storage::ReadSlice;
 use tokio::sync::Notify;
 
 use crate::error::ApiError;
+use crate::faults::Api;
 use crate::partition::{Partition, ReadBound, Watch};
 use crate::service::{RequestContext, Service};
 
@@ -78,6 +79,21 @@ impl Service {
     /// Reads the partitions in the order given; waits until `min_bytes` are there, an error is, or time is up.
     /// Dropping the future is safe.
     pub(crate) async fn fetch(
+        &self,
+        ctx: &RequestContext,
+        request: &FetchRequest,
+    ) -> Vec<FetchedPartition> {
+        let targets = request
+            .partitions
+            .iter()
+            .map(|wanted| (&*wanted.topic, Some(wanted.partition.get())));
+        match self.faults.hit(Api::Fetch, &ctx.client_id, targets) {
+            None => self.fetch_now_or_wait(ctx, request).await,
+            Some(hit) => self.fetch_faulty(ctx, request, &hit).await,
+        }
+    }
+
+    pub(super) async fn fetch_now_or_wait(
         &self,
         ctx: &RequestContext,
         request: &FetchRequest,

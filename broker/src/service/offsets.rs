@@ -5,6 +5,7 @@ use std::sync::Arc;
 use logweir_proto::{LeaderEpoch, Offset, PartitionId, Timestamp};
 
 use crate::error::ApiError;
+use crate::faults::Api;
 use crate::partition::Partition;
 use crate::service::fetch::Isolation;
 use crate::service::{RequestContext, Service};
@@ -43,6 +44,23 @@ impl Service {
         current_leader_epoch: Option<LeaderEpoch>,
         query: OffsetQuery,
     ) -> Result<ListedOffset, ApiError> {
+        self.suffer(
+            ctx,
+            Api::ListOffsets,
+            Some((topic, Some(partition))),
+            || Box::pin(self.list_offset_now(ctx, topic, partition, current_leader_epoch, query)),
+        )
+        .await
+    }
+
+    async fn list_offset_now(
+        &self,
+        ctx: &RequestContext,
+        topic: &str,
+        partition: PartitionId,
+        current_leader_epoch: Option<LeaderEpoch>,
+        query: OffsetQuery,
+    ) -> Result<ListedOffset, ApiError> {
         let name = ctx.names.to_inner(topic);
         let partition = self.partitions().get(&name, None, partition)?;
         partition.check_epoch(current_leader_epoch)?;
@@ -67,6 +85,22 @@ impl Service {
     /// # Errors
     /// As finding the partition, `OFFSET_OUT_OF_RANGE`, `KAFKA_STORAGE_ERROR`.
     pub(crate) async fn delete_records(
+        &self,
+        ctx: &RequestContext,
+        topic: &str,
+        partition: PartitionId,
+        before: Option<Offset>,
+    ) -> Result<Offset, ApiError> {
+        self.suffer(
+            ctx,
+            Api::DeleteRecords,
+            Some((topic, Some(partition))),
+            || Box::pin(self.delete_records_now(ctx, topic, partition, before)),
+        )
+        .await
+    }
+
+    async fn delete_records_now(
         &self,
         ctx: &RequestContext,
         topic: &str,

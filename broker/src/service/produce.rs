@@ -9,7 +9,9 @@ use logweir_proto::{ErrorCode, Offset, PartitionId, Timestamp, TopicId};
 use tokio::sync::oneshot;
 
 use crate::error::ApiError;
+use crate::faults::Api;
 use crate::partition::{AckWait, Partition};
+use crate::service::faults::Lost;
 use crate::service::{RequestContext, Service};
 
 /// How long an answer is waited for where the request does not say (Kafka's `request.timeout.ms`).
@@ -73,9 +75,25 @@ pub(crate) struct PendingProduce {
     results: Vec<AppendResult>,
     acks: Vec<(usize, Ack)>,
     deadline: Instant,
+    /// The answer is to get lost.
+    lost: Option<Lost>,
 }
 
 impl PendingProduce {
+    /// Adds the result of an append that was left out, at its place in the request.
+    pub(super) fn insert(&mut self, index: usize, result: AppendResult) {
+        self.results.insert(index, result);
+        for (later, _) in &mut self.acks {
+            *later += usize::from(*later >= index);
+        }
+    }
+
+    /// Has the answer get lost.
+    pub(super) fn lose(mut self, lost: Lost) -> Self {
+        self.lost = Some(lost);
+        self
+    }
+
     /// Waits until every append is acknowledged or the time is up. Dropping the future loses only the answer.
     pub(crate) async fn wait(mut self) -> Vec<AppendResult> {
         let deadline = tokio::time::Instant::from_std(self.deadline);
@@ -91,6 +109,12 @@ impl PendingProduce {
                 self.results[index].outcome = Err(error);
             }
         }
+        if let Some(lost) = self.lost {
+            let error = lost.forever().await;
+            for result in &mut self.results {
+                result.outcome = Err(error.clone());
+            }
+        }
         self.results
     }
 }
@@ -100,6 +124,21 @@ impl Service {
     ///
     /// When it returns, the batches have their places: a caller that goes on with its next request keeps its order.
     pub(crate) async fn produce(
+        &self,
+        ctx: &RequestContext,
+        request: ProduceRequest,
+    ) -> PendingProduce {
+        let targets = request
+            .appends
+            .iter()
+            .map(|append| (&*append.topic, Some(append.partition.get())));
+        match self.faults.hit(Api::Produce, &ctx.client_id, targets) {
+            None => self.produce_now(ctx, request).await,
+            Some(hit) => self.produce_faulty(ctx, request, &hit).await,
+        }
+    }
+
+    pub(super) async fn produce_now(
         &self,
         ctx: &RequestContext,
         request: ProduceRequest,
@@ -116,6 +155,7 @@ impl Service {
             results: Vec::with_capacity(request.appends.len()),
             acks: Vec::new(),
             deadline,
+            lost: None,
         };
         for append in request.appends {
             let outcome = match &request.transactional_id {

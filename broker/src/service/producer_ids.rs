@@ -6,6 +6,7 @@ use logweir_proto::{ErrorCode, ProducerEpoch, ProducerId};
 use tokio::sync::Mutex;
 
 use crate::error::ApiError;
+use crate::faults::Api;
 use crate::service::{RequestContext, Service};
 
 /// The rest of the current block.
@@ -19,7 +20,17 @@ impl Service {
     /// `UNSUPPORTED_FOR_MESSAGE_FORMAT` for a transactional id; the quorum's errors.
     pub(crate) async fn init_producer_id(
         &self,
-        _ctx: &RequestContext,
+        ctx: &RequestContext,
+        transactional_id: Option<&str>,
+    ) -> Result<(ProducerId, ProducerEpoch), ApiError> {
+        self.suffer(ctx, Api::InitProducerId, None, || {
+            Box::pin(self.init_producer_id_now(transactional_id))
+        })
+        .await
+    }
+
+    async fn init_producer_id_now(
+        &self,
         transactional_id: Option<&str>,
     ) -> Result<(ProducerId, ProducerEpoch), ApiError> {
         if let Some(id) = transactional_id {

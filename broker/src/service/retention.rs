@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::clock::Alarm;
 use crate::service::Service;
 
 impl Service {
@@ -22,18 +23,18 @@ impl Service {
         removed
     }
 
-    /// Enforces retention at the configured interval until it is dropped.
-    pub(crate) async fn run_retention(self: Arc<Self>) {
+    /// Enforces retention at the configured interval, by the broker's clock, until the alarm is dropped.
+    pub(crate) fn watch_retention(self: &Arc<Self>) -> Alarm {
         let interval = Duration::from_millis(self.config.log_dir.retention_check_interval_ms);
-        loop {
-            self.clock.sleep(interval).await;
-            let service = Arc::clone(&self);
-            let work = tokio::task::spawn_blocking(move || service.enforce_retention());
-            match work.await {
-                Ok(0) => {}
-                Ok(segments) => tracing::info!(segments, "retention deleted segments"),
-                Err(error) => tracing::error!(%error, "enforcing retention failed"),
+        let service = Arc::downgrade(self);
+        self.clock.every(interval, move |_| {
+            let Some(service) = service.upgrade() else {
+                return;
+            };
+            let segments = service.enforce_retention();
+            if segments > 0 {
+                tracing::info!(segments, "retention deleted segments");
             }
-        }
+        })
     }
 }

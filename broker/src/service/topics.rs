@@ -7,6 +7,7 @@ use logweir_proto::{ErrorCode, Offset, PartitionId};
 
 use crate::config::TopicConfig;
 use crate::error::ApiError;
+use crate::faults::Api;
 use crate::metadata::{NewTopic, TopicImage};
 use crate::partition::{Partition, Slot};
 use crate::service::{RequestContext, Service};
@@ -67,6 +68,18 @@ impl Service {
         request: CreateTopic,
         validate_only: bool,
     ) -> Result<TopicOutcome, ApiError> {
+        self.suffer(ctx, Api::CreateTopics, Some((&request.name, None)), || {
+            Box::pin(self.create_topic_now(ctx, request.clone(), validate_only))
+        })
+        .await
+    }
+
+    async fn create_topic_now(
+        &self,
+        ctx: &RequestContext,
+        request: CreateTopic,
+        validate_only: bool,
+    ) -> Result<TopicOutcome, ApiError> {
         let new = NewTopic {
             name: ctx.names.to_inner(&request.name).into_owned(),
             partitions: request
@@ -109,7 +122,7 @@ impl Service {
             name: name.to_owned(),
             ..CreateTopic::default()
         };
-        match self.create_topic(ctx, request, false).await {
+        match self.create_topic_now(ctx, request, false).await {
             // Somebody else was first; wait until it is usable.
             Err(error) if error.code == ErrorCode::TopicAlreadyExists => {
                 self.partitions_follow().await;
@@ -124,6 +137,17 @@ impl Service {
     /// # Errors
     /// `UNKNOWN_TOPIC_OR_PARTITION`, `TOPIC_DELETION_DISABLED`, the quorum's errors.
     pub(crate) async fn delete_topic(
+        &self,
+        ctx: &RequestContext,
+        name: &str,
+    ) -> Result<Arc<TopicImage>, ApiError> {
+        self.suffer(ctx, Api::DeleteTopics, Some((name, None)), || {
+            Box::pin(self.delete_topic_now(ctx, name))
+        })
+        .await
+    }
+
+    async fn delete_topic_now(
         &self,
         ctx: &RequestContext,
         name: &str,
@@ -146,6 +170,19 @@ impl Service {
     /// # Errors
     /// `UNKNOWN_TOPIC_OR_PARTITION`, `INVALID_PARTITIONS`, the quorum's errors.
     pub(crate) async fn create_partitions(
+        &self,
+        ctx: &RequestContext,
+        name: &str,
+        total: i32,
+        validate_only: bool,
+    ) -> Result<TopicOutcome, ApiError> {
+        self.suffer(ctx, Api::CreatePartitions, Some((name, None)), || {
+            Box::pin(self.create_partitions_now(ctx, name, total, validate_only))
+        })
+        .await
+    }
+
+    async fn create_partitions_now(
         &self,
         ctx: &RequestContext,
         name: &str,
@@ -183,6 +220,21 @@ impl Service {
         unset: Vec<String>,
         validate_only: bool,
     ) -> Result<Arc<TopicImage>, ApiError> {
+        self.suffer(ctx, Api::AlterConfigs, Some((name, None)), || {
+            let (set, unset) = (set.clone(), unset.clone());
+            Box::pin(self.alter_configs_now(ctx, name, set, unset, validate_only))
+        })
+        .await
+    }
+
+    async fn alter_configs_now(
+        &self,
+        ctx: &RequestContext,
+        name: &str,
+        set: BTreeMap<String, String>,
+        unset: Vec<String>,
+        validate_only: bool,
+    ) -> Result<Arc<TopicImage>, ApiError> {
         let topic = self.topic(ctx, name)?;
         if validate_only {
             self.quorum.check_alter_configs(&topic.name, set, unset)?;
@@ -204,6 +256,18 @@ impl Service {
         name: &str,
         allow_auto_create: bool,
     ) -> Result<Arc<TopicImage>, ApiError> {
+        self.suffer(ctx, Api::Metadata, Some((name, None)), || {
+            Box::pin(self.describe_topic_now(ctx, name, allow_auto_create))
+        })
+        .await
+    }
+
+    async fn describe_topic_now(
+        &self,
+        ctx: &RequestContext,
+        name: &str,
+        allow_auto_create: bool,
+    ) -> Result<Arc<TopicImage>, ApiError> {
         match self.topic(ctx, name) {
             Err(error) if error.code == ErrorCode::UnknownTopicOrPartition && allow_auto_create => {
                 self.auto_create(ctx, name).await?;
@@ -217,11 +281,18 @@ impl Service {
     ///
     /// # Errors
     /// `UNKNOWN_TOPIC_OR_PARTITION`.
-    pub(crate) fn topic_config(
+    pub(crate) async fn topic_config(
         &self,
         ctx: &RequestContext,
         name: &str,
     ) -> Result<TopicConfig, ApiError> {
+        self.suffer(ctx, Api::DescribeConfigs, Some((name, None)), || {
+            Box::pin(std::future::ready(self.topic_config_now(ctx, name)))
+        })
+        .await
+    }
+
+    fn topic_config_now(&self, ctx: &RequestContext, name: &str) -> Result<TopicConfig, ApiError> {
         let topic = self.topic(ctx, name)?;
         Ok(TopicConfig::new_lenient(&self.config, &topic.configs))
     }

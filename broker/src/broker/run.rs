@@ -1,0 +1,349 @@
+//! One run of a broker, from its start to its clean end or its crash: the parts, in a written order.
+//!
+//! Start: open the data directory (its lock, its recovery), start the metadata quorum, register, open the
+//! partitions, serve. Stop: refuse new calls and let those in flight finish, close the partitions, stop
+//! the quorum, close the directory, which writes the clean-shutdown file.
+
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use logweir_proto::NodeId;
+use logweir_storage::disk::{Disk, OsDisk};
+use logweir_storage::{LogDir, LogDirConfig, LogId};
+use parking_lot::Mutex;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
+
+use crate::broker::{Parts, Port};
+use crate::clock::Alarm;
+use crate::config::{Config, TopicConfig};
+use crate::error::BrokerError;
+use crate::metadata::{BrokerAddresses, BrokerRegistration, Limits, Quorum, QuorumConfig};
+use crate::metrics::Metrics;
+use crate::partition::Partitions;
+use crate::service::{Reconciler, Service};
+
+/// How long calls in flight may take to finish when the broker stops.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A run of a broker. Dropping it ends it at once, as a crash would.
+#[derive(Debug)]
+pub(super) struct Run {
+    service: Arc<Service>,
+    quorum: Quorum,
+    log_dir: Arc<LogDir>,
+    stop: CancellationToken,
+    /// Breaks the connections that are left.
+    cut: CancellationToken,
+    listeners: Mutex<JoinSet<BrokerError>>,
+    /// What must not end before the run does.
+    background: Mutex<JoinSet<BrokerError>>,
+    _alarms: [Alarm; 2],
+}
+
+impl Run {
+    /// Starts everything and returns when it serves.
+    ///
+    /// # Errors
+    /// As [`Broker::start`](crate::Broker::start).
+    pub(super) async fn start(parts: &Parts) -> Result<Self, BrokerError> {
+        let config = &parts.config;
+        // First, so that a port in use costs nothing.
+        let grpc = parts.grpc.as_ref().map(Port::listen).transpose()?;
+        #[cfg(feature = "http")]
+        let http = parts.http.as_ref().map(Port::listen).transpose()?;
+
+        let metrics = Arc::new(Metrics::default());
+        let log_dir = open_log_dir(parts).await?;
+        let existing = existing_logs(config, &log_dir).await?;
+        let expect_existing = log_dir.was_clean() || !existing.is_empty();
+        let quorum = start_quorum(parts, &log_dir, expect_existing).await?;
+        let partitions = Arc::new(Partitions::new(
+            NodeId::new(config.node_id),
+            Arc::clone(&log_dir),
+            Arc::clone(config),
+            parts.clock.clone(),
+            Arc::clone(&metrics.lock_hold),
+        ));
+        partitions.set_strays_aside(&existing, &quorum.image());
+        let (reconciler, follow) = Reconciler::start(quorum.clone(), Arc::clone(&partitions)).await;
+        let stop = CancellationToken::new();
+        let service = Arc::new(Service {
+            config: Arc::clone(config),
+            clock: parts.clock.clone(),
+            metrics,
+            quorum: quorum.clone(),
+            partitions,
+            reconciler,
+            producer_ids: Default::default(),
+            faults: parts.faults.clone(),
+            stop: stop.clone(),
+        });
+        let cut = CancellationToken::new();
+        let routes = crate::grpc::routes(&service, &stop)
+            .await
+            .map_err(|error| BrokerError::Config(format!("the gRPC descriptors: {error}")))?;
+        parts.in_process.connect(routes.clone(), cut.clone());
+        let run = Self {
+            _alarms: [service.watch_retention(), watch_flushes(parts, &log_dir)],
+            service,
+            quorum,
+            log_dir,
+            stop,
+            cut,
+            listeners: Mutex::default(),
+            background: Mutex::default(),
+        };
+        run.watch_over(parts, follow);
+        run.serve_grpc(grpc, routes);
+        #[cfg(feature = "http")]
+        run.serve_http(http);
+        Ok(run)
+    }
+
+    /// Runs what has to run for as long as the broker does, so that an early end is noticed.
+    fn watch_over(&self, parts: &Parts, follow: impl Future<Output = ()> + Send + 'static) {
+        let mut background = self.background.lock();
+        background.spawn(async move {
+            follow.await;
+            BrokerError::Ended("the partitions no longer follow the metadata".to_owned())
+        });
+        let quorum = self.quorum.clone();
+        background.spawn(async move {
+            quorum.ended().await;
+            let reason = quorum.offline().map_or_else(
+                || "its thread ended".to_owned(),
+                |reason| reason.to_string(),
+            );
+            BrokerError::Ended(format!("the metadata quorum: {reason}"))
+        });
+        let clock = parts.clock.clone();
+        background.spawn(async move {
+            clock.run().await;
+            BrokerError::Ended("the clock".to_owned())
+        });
+    }
+
+    fn serve_grpc(&self, listener: Option<TcpListener>, routes: Routes) {
+        let Some(listener) = listener else { return };
+        let service = Arc::clone(&self.service);
+        let (stop, cut) = (self.stop.clone(), self.cut.clone());
+        self.listeners.lock().spawn(async move {
+            let address = listener.local_addr();
+            let served = crate::grpc::serve(listener, routes, &service, stop, cut).await;
+            listener_ended("grpc", address, served)
+        });
+    }
+
+    #[cfg(feature = "http")]
+    fn serve_http(&self, listener: Option<TcpListener>) {
+        let Some(listener) = listener else { return };
+        let (service, stop) = (Arc::clone(&self.service), self.stop.clone());
+        self.listeners.lock().spawn(async move {
+            let address = listener.local_addr();
+            let served = crate::http::serve(listener, service, stop).await;
+            listener_ended("http", address, served)
+        });
+    }
+
+    /// Waits until something ends by itself that only a failure ends. Dropping the future is safe.
+    pub(super) async fn failed(&self) -> BrokerError {
+        let ended = std::future::poll_fn(|cx| {
+            for tasks in [&self.listeners, &self.background] {
+                // An empty set is ready at once, with nothing: that is no end.
+                if let std::task::Poll::Ready(Some(ended)) = tasks.lock().poll_join_next(cx) {
+                    return std::task::Poll::Ready(ended);
+                }
+            }
+            std::task::Poll::Pending
+        });
+        let ended = ended.await;
+        ended.unwrap_or_else(|error| BrokerError::Ended(format!("a task of the broker: {error}")))
+    }
+
+    /// The data directory, to see when the last user has let go of it.
+    pub(super) fn log_dir(&self) -> Weak<LogDir> {
+        Arc::downgrade(&self.log_dir)
+    }
+
+    /// Stops cleanly. To be called once.
+    ///
+    /// # Errors
+    /// [`BrokerError::Close`]: what could not be closed. The next start recovers.
+    pub(super) async fn shutdown(&self) -> Result<(), BrokerError> {
+        self.stop.cancel();
+        let mut listeners = std::mem::take(&mut *self.listeners.lock());
+        let drained = tokio::time::timeout(DRAIN_TIMEOUT, async {
+            while listeners.join_next().await.is_some() {}
+        });
+        if drained.await.is_err() {
+            tracing::warn!("calls in flight did not finish in time and are broken off");
+        }
+        self.end(listeners).await;
+        let service = Arc::clone(&self.service);
+        let log_dir = Arc::clone(&self.log_dir);
+        let close = move || {
+            service.close_partitions().map_err(BrokerError::Close)?;
+            log_dir
+                .close()
+                .map_err(|error| BrokerError::Close(error.to_string()))
+        };
+        off_runtime(&self.service.config, close).await
+    }
+
+    /// Ends at once, without flushing or closing anything: what a kill -9 leaves behind. To be called once.
+    pub(super) async fn crash(&self) {
+        self.stop.cancel();
+        let listeners = std::mem::take(&mut *self.listeners.lock());
+        self.end(listeners).await;
+    }
+
+    async fn end(&self, mut listeners: JoinSet<BrokerError>) {
+        self.cut.cancel();
+        listeners.shutdown().await;
+        let mut background = std::mem::take(&mut *self.background.lock());
+        background.shutdown().await;
+        self.quorum.shutdown().await;
+    }
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        self.cut.cancel();
+    }
+}
+
+/// Has flushes that come after a time follow the clock when it is moved.
+fn watch_flushes(parts: &Parts, log_dir: &Arc<LogDir>) -> Alarm {
+    let log_dir = Arc::downgrade(log_dir);
+    parts.clock.follow(move |span| {
+        if let Some(log_dir) = log_dir.upgrade() {
+            log_dir.advance(span);
+        }
+    })
+}
+
+fn listener_ended(
+    listener: &'static str,
+    address: std::io::Result<std::net::SocketAddr>,
+    served: Result<(), impl std::fmt::Display>,
+) -> BrokerError {
+    let reason = served.map_or_else(|error| error.to_string(), |()| "it stopped".to_owned());
+    let address = address.map_or_else(|_| "?".to_owned(), |address| address.to_string());
+    BrokerError::ListenerEnded {
+        listener,
+        address,
+        reason,
+    }
+}
+
+fn advertised(parts: &Parts) -> BrokerAddresses {
+    let text = |port: &Option<Port>| port.as_ref().map(|port| port.address().to_string());
+    let listeners = &parts.config.listeners;
+    BrokerAddresses {
+        kafka: None,
+        grpc: listeners
+            .advertised_grpc
+            .clone()
+            .or_else(|| text(&parts.grpc)),
+        http: listeners
+            .advertised_http
+            .clone()
+            .or_else(|| text(&parts.http)),
+    }
+}
+
+async fn start_quorum(
+    parts: &Parts,
+    log_dir: &Arc<LogDir>,
+    expect_existing: bool,
+) -> Result<Quorum, BrokerError> {
+    let failed = |error: &dyn std::error::Error| BrokerError::Metadata(error.to_string());
+    let quorum = Quorum::start(quorum_config(&parts.config, log_dir, expect_existing))
+        .await
+        .map_err(|error| failed(&error))?;
+    let registration = BrokerRegistration {
+        node_id: NodeId::new(parts.config.node_id),
+        directory_id: log_dir.directory_id().get(),
+        addresses: advertised(parts),
+        rack: None,
+    };
+    quorum
+        .register_broker(registration)
+        .await
+        .map_err(|error| failed(&error))?;
+    Ok(quorum)
+}
+
+fn quorum_config(config: &Config, log_dir: &Arc<LogDir>, expect_existing: bool) -> QuorumConfig {
+    let quorum = QuorumConfig::new(
+        NodeId::new(config.node_id),
+        log_dir.directory_id().get(),
+        Arc::clone(log_dir.disk()),
+        log_dir.metadata_path(),
+    );
+    QuorumConfig {
+        // A directory that has held a broker has its metadata, or something has been lost.
+        expect_existing,
+        disk_may_wait: !config.is_in_memory(),
+        // The directory's lock outlives a quorum whose broker was dropped, until it writes no more.
+        keep: Some(Arc::clone(log_dir) as Arc<dyn Any + Send + Sync>),
+        limits: Limits {
+            max_topics: config.limits.max_topics as u64,
+            max_partitions: config.limits.max_partitions as u64,
+        },
+        check_topic_configs,
+        ..quorum
+    }
+}
+
+/// What the controller asks before it takes a topic's settings.
+fn check_topic_configs(set: &BTreeMap<String, String>) -> Result<(), String> {
+    TopicConfig::validate(set).map_err(|problems| {
+        let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        problems.join("; ")
+    })
+}
+
+/// Runs what may wait for a real disk on a thread that may wait; memory is not worth one.
+async fn off_runtime<T: Send + 'static>(
+    config: &Config,
+    work: impl FnOnce() -> Result<T, BrokerError> + Send + 'static,
+) -> Result<T, BrokerError> {
+    if config.is_in_memory() {
+        return work();
+    }
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|error| Err(BrokerError::Ended(error.to_string())))
+}
+
+async fn existing_logs(config: &Config, log_dir: &Arc<LogDir>) -> Result<Vec<LogId>, BrokerError> {
+    let log_dir = Arc::clone(log_dir);
+    off_runtime(config, move || Ok(log_dir.existing_logs()?)).await
+}
+
+async fn open_log_dir(parts: &Parts) -> Result<Arc<LogDir>, BrokerError> {
+    let config = &parts.config;
+    let mut settings = LogDirConfig {
+        max_unflushed_bytes: config.log_dir.max_unflushed_bytes,
+        reserve_bytes: config.log_dir.reserve_bytes,
+        checkpoint_interval: Duration::from_millis(config.log_dir.checkpoint_interval_ms),
+        ..LogDirConfig::default()
+    };
+    let (disk, path): (Arc<dyn Disk>, PathBuf) = match (&parts.memory, &config.data_dir) {
+        (None, Some(path)) => (Arc::new(OsDisk::new()), path.clone()),
+        (memory, _) => {
+            settings.reserve_bytes = 0;
+            let disk = memory.as_deref().cloned().unwrap_or_default();
+            (Arc::new(disk), Path::new("/").to_owned())
+        }
+    };
+    off_runtime(config, move || Ok(LogDir::open(disk, &path, settings)?)).await
+}
