@@ -96,6 +96,12 @@ pub trait Disk: fmt::Debug + Send + Sync + 'static {
     /// Any error of the device.
     fn remove_file(&self, path: &Path) -> io::Result<()>;
 
+    /// Removes an empty directory. Not durable before [`Disk::sync_dir`] of the one above.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::DirectoryNotEmpty`] if something is in it, and any error of the device.
+    fn remove_dir(&self, path: &Path) -> io::Result<()>;
+
     /// Removes a directory and everything in it.
     ///
     /// # Errors

@@ -21,10 +21,10 @@ use crate::log::{self, Log, LogShared};
 
 mod budget;
 mod context;
+mod folders;
 mod identity;
 mod keeper;
 mod names;
-mod new_names;
 mod reserve;
 mod writeback;
 
@@ -32,12 +32,12 @@ pub(crate) use budget::OpenSlot;
 use budget::{MapBudget, default_max_mapped, default_max_open_logs};
 pub(crate) use context::DirContext;
 use context::{Health, Registry};
+use folders::Folders;
 pub use identity::DirectoryId;
 pub(crate) use keeper::Job;
 use keeper::Keeper;
 pub use names::LogId;
 use names::{DELETED, DirPaths, STRAY};
-use new_names::NewNames;
 use reserve::Reserve;
 use writeback::Writeback;
 
@@ -179,8 +179,8 @@ impl LogDir {
         self.context.registry.insert(shared);
     }
 
-    /// The logs that are in the directory, open or not. Directories that are no logs are renamed `.stray`, and
-    /// deletions that were cut short are finished.
+    /// The logs that are in the directory, open or not. Directories that are no logs are renamed `.stray`, deletions
+    /// that were cut short are finished, and directories of topics with nothing in them are removed.
     ///
     /// # Errors
     /// Device errors.
@@ -201,6 +201,11 @@ impl LogDir {
                     let stray = dir.join(format!("{}.{STRAY}", entry.name));
                     disk.rename(&path, &stray).map_err(OpenError::io(&path))?;
                 }
+            }
+            if logs.last().is_none_or(|log| *log.topic != *topic.name) {
+                // A deletion that was cut short may have left it.
+                let removed = self.context.folders.remove_if_empty(disk, &dir);
+                removed.map_err(OpenError::io(&dir))?;
             }
         }
         Ok(logs)
@@ -228,11 +233,20 @@ impl LogDir {
     pub fn delete_log(&self, log: Log) -> Result<(), ChangeError> {
         let id = log.id().clone();
         drop(log);
-        let path = self.move_log(&id, DELETED)?;
-        self.context
-            .disk
-            .remove_dir_all(&path)
-            .map_err(ChangeError::io(&path))
+        self.delete_closed_log(&id)
+    }
+
+    /// Deletes a log that is not open, as [`LogDir::delete_log`] does.
+    ///
+    /// # Errors
+    /// Device errors.
+    pub fn delete_closed_log(&self, id: &LogId) -> Result<(), ChangeError> {
+        let disk = self.context.disk.as_ref();
+        let path = self.move_log(id, DELETED)?;
+        disk.remove_dir_all(&path).map_err(ChangeError::io(&path))?;
+        let topic = self.context.paths.topic(&id.topic);
+        let removed = self.context.folders.remove_if_empty(disk, &topic);
+        removed.map_err(ChangeError::io(&topic))
     }
 
     fn move_log(&self, id: &LogId, ending: &str) -> Result<PathBuf, ChangeError> {
@@ -458,7 +472,7 @@ fn new_context(
         registry: Registry::default(),
         budget: MapBudget::new(max_mapped, max_open_logs),
         group_commit: GroupCommit::default(),
-        new_names: NewNames::default(),
+        folders: Folders::default(),
         keeper: Keeper::default(),
         writeback: Writeback::new(points),
         paths,

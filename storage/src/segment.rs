@@ -234,7 +234,8 @@ impl Segment {
     pub(crate) fn distrust_index(&self, disk: &dyn Disk) -> io::Result<()> {
         let _opening = self.opening.lock();
         self.close();
-        remove_if_there(disk, &self.files.index(self.base))
+        remove_if_there(disk, &self.files.index(self.base))?;
+        Ok(())
     }
 
     /// Takes the segment out of the log; readers that have it open keep it. Gives the path that is still to be

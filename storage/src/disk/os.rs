@@ -98,6 +98,10 @@ impl Disk for OsDisk {
         fs::remove_file(path).map_err(|e| at(&e, "remove", path))
     }
 
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        fs::remove_dir(path).map_err(|e| at(&e, "remove directory", path))
+    }
+
     fn remove_dir_all(&self, path: &Path) -> io::Result<()> {
         fs::remove_dir_all(path).map_err(|e| at(&e, "remove directory", path))
     }

@@ -372,10 +372,17 @@ impl Disk for SimDisk {
         names.remove_file(path).map_err(|e| at(&e, "remove", path))
     }
 
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        let mut names = self.enter(DiskOp::RemoveDir, path)?;
+        names
+            .remove_dir(path, false)
+            .map_err(|e| at(&e, "remove directory", path))
+    }
+
     fn remove_dir_all(&self, path: &Path) -> io::Result<()> {
         let mut names = self.enter(DiskOp::RemoveDir, path)?;
         names
-            .remove_dir_all(path)
+            .remove_dir(path, true)
             .map_err(|e| at(&e, "remove directory", path))
     }
 

@@ -121,11 +121,12 @@ impl LogFiles {
     }
 }
 
-/// Removes a file that may be absent.
-pub(crate) fn remove_if_there(disk: &dyn Disk, path: &Path) -> io::Result<()> {
+/// Removes a file that may be absent. Gives whether it was there.
+pub(crate) fn remove_if_there(disk: &dyn Disk, path: &Path) -> io::Result<bool> {
     match disk.remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
     }
 }
 

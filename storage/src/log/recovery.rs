@@ -48,25 +48,18 @@ pub(crate) fn open(
     let found = match disk.list(&path) {
         Ok(entries) => Found::read(disk, &files, entries)?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            disk.create_dir_all(&path).map_err(OpenError::io(&path))?;
+            let made = context.folders.make(disk, &context.paths, &id.topic, &path);
+            made.map_err(OpenError::io(&path))?;
             Found::default()
         }
         Err(source) => return Err(OpenError::Io { path, source }),
     };
     if point.is_none_or(|point| point.offset == Offset::ZERO) {
         // As long as nothing was durable, nothing says that the directories' names are.
-        let paths = &context.paths;
-        let dirs = [
-            paths.root().to_path_buf(),
-            paths.logs(),
-            paths.topic(&id.topic),
-        ];
-        context.new_names.add(dirs);
+        context.folders.found(&context.paths, &id.topic);
         if !found.segments.is_empty() {
-            context
-                .new_names
-                .sync(disk)
-                .map_err(OpenError::io(paths.root()))?;
+            let synced = context.folders.sync(disk);
+            synced.map_err(OpenError::io(context.paths.root()))?;
         }
     }
     let recovered = Recovery::new(disk, &files, found).run(point)?;
@@ -343,5 +336,6 @@ impl<'a> Recovery<'a> {
 fn retire(disk: &dyn Disk, files: &LogFiles, base: Offset) -> Result<(), OpenError> {
     let path = files.segment(base);
     let unlink = files.retire(disk, base).map_err(OpenError::io(&path))?;
-    remove_if_there(disk, &unlink).map_err(OpenError::io(&unlink))
+    remove_if_there(disk, &unlink).map_err(OpenError::io(&unlink))?;
+    Ok(())
 }

@@ -165,7 +165,7 @@ impl LogShared {
         }
         let bytes = state.encode();
         // A file is as durable as its directory's name.
-        context.new_names.sync(context.disk.as_ref())?;
+        context.folders.sync(context.disk.as_ref())?;
         context.with_reserve(|| replace_file(context.disk.as_ref(), &path, &bytes))?;
         *self.state.lock() = state;
         Ok(())

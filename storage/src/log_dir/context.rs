@@ -7,9 +7,9 @@ use std::sync::{Arc, Weak};
 use parking_lot::Mutex;
 
 use super::budget::MapBudget;
+use super::folders::Folders;
 use super::keeper::{Job, Keeper};
 use super::names::DirPaths;
-use super::new_names::NewNames;
 use super::reserve::Reserve;
 use super::writeback::Writeback;
 use crate::checkpoint::LogKey;
@@ -101,7 +101,7 @@ pub(crate) struct DirContext {
     pub(crate) budget: MapBudget,
     pub(crate) reserve: Reserve,
     pub(crate) group_commit: GroupCommit,
-    pub(crate) new_names: NewNames,
+    pub(crate) folders: Folders,
     pub(crate) keeper: Keeper,
     pub(crate) writeback: Writeback,
 }

@@ -35,7 +35,7 @@ impl Job {
             Self::Reserve(reservation) => reservation.grow_ahead(),
             Self::Prefault(map, from, to) => map.prefault(*from, *to),
             Self::PersistIndex(segment, files) => segment.persist_index(disk, files),
-            Self::Unlink(path) => remove_if_there(disk, path),
+            Self::Unlink(path) => remove_if_there(disk, path).map(drop),
         };
         if let Err(error) = outcome {
             tracing::debug!(job = ?self, %error, "background work failed");

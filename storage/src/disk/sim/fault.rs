@@ -28,7 +28,7 @@ pub enum DiskOp {
     Rename,
     /// A file was removed.
     Remove,
-    /// A directory was removed with everything in it.
+    /// A directory was removed, empty or with everything in it.
     RemoveDir,
     /// A directory's names were made durable.
     SyncDir,

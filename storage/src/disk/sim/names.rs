@@ -317,7 +317,8 @@ impl Names {
         Ok(())
     }
 
-    pub(super) fn remove_dir_all(&mut self, path: &Path) -> io::Result<()> {
+    /// Removes a directory, with everything in it if there may be anything.
+    pub(super) fn remove_dir(&mut self, path: &Path, with_content: bool) -> io::Result<()> {
         let place = self.place(path)?;
         match self.entry(&place) {
             None => Err(not_found()),
@@ -327,6 +328,10 @@ impl Names {
             )),
             Some(Entry::Dir(id)) => {
                 let id = *id;
+                if !with_content && !self.live[&id].is_empty() {
+                    let kind = io::ErrorKind::DirectoryNotEmpty;
+                    return Err(error(kind, "something is in it"));
+                }
                 self.empty_dir(id);
                 self.unlink(&place);
                 Ok(())

@@ -164,15 +164,25 @@ impl TailSegment<'_> {
 
     /// Makes what was found above `durable` so, without what lies behind its end, and the index that goes with it.
     pub(super) fn settle(&self, end: &SegmentEnd, durable: Offset) -> Result<(), OpenError> {
+        let (path, index) = (self.files.segment(self.base), self.files.index(self.base));
         let grown = end.place.offset > durable;
+        let index_changes = grown || end.index_is_wrong;
+        let mut names_change = grown && durable <= self.base;
+        if index_changes {
+            names_change |= remove_if_there(self.disk, &index).map_err(OpenError::io(&index))?;
+        }
         if grown || end.soiled {
-            let path = self.files.segment(self.base);
             self.make_durable(&path, end)
                 .map_err(OpenError::io(&path))?;
         }
-        if grown || end.index_is_wrong {
-            self.write_index(end)
-                .map_err(OpenError::io(&self.files.index(self.base)))?;
+        if names_change {
+            // A segment's name is made durable with its first batch; and what an older index told must not come back.
+            let dir = self.files.dir();
+            self.disk.sync_dir(dir).map_err(OpenError::io(dir))?;
+        }
+        if index_changes {
+            self.write_index(&index, end)
+                .map_err(OpenError::io(&index))?;
         }
         Ok(())
     }
@@ -197,15 +207,10 @@ impl TailSegment<'_> {
             file.write_at(&buffer, position)?;
             position += len as u64;
         }
-        file.sync()?;
-        self.disk.sync_dir(self.files.dir())
+        file.sync()
     }
 
-    fn write_index(&self, end: &SegmentEnd) -> io::Result<()> {
-        let path = self.files.index(self.base);
-        remove_if_there(self.disk, &path)?;
-        // What an older file told of these offsets must not come back.
-        self.disk.sync_dir(self.files.dir())?;
+    fn write_index(&self, path: &Path, end: &SegmentEnd) -> io::Result<()> {
         let mut entries = end.index.entries().to_vec();
         if entries
             .last()
@@ -213,6 +218,6 @@ impl TailSegment<'_> {
         {
             entries.push(end.place);
         }
-        IndexFile::absent().persist(self.disk, &path, self.base, &entries)
+        IndexFile::absent().persist(self.disk, path, self.base, &entries)
     }
 }

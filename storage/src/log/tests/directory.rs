@@ -306,3 +306,148 @@ fn a_start_in_memory_is_cheap() {
     );
     assert!(times[0].as_millis() < 10, "{times:?}");
 }
+
+fn names(disk: &SimDisk, dir: &str) -> Vec<String> {
+    let entries = disk.list(Path::new(dir)).unwrap().into_iter();
+    entries.map(|entry| entry.name).collect()
+}
+
+/// A topic of two partitions is deleted while another stays; then the power is cut before the `k`-th operation.
+fn delete_a_topic(disk: &SimDisk, k: u64) -> bool {
+    let open = || {
+        let config = LogDirConfig {
+            threads: false,
+            ..LogDirConfig::default()
+        };
+        LogDir::open(Arc::new(disk.clone()), Path::new("/d"), config).unwrap()
+    };
+    let dir = open();
+    let config = LogConfig::default();
+    let ids = [(1, "gone", 0), (1, "gone", 1), (2, "kept", 0)];
+    let mut logs = ids.map(|(id, topic, partition)| {
+        let (id, partition) = (TopicId::new([id; 16]), PartitionId::new(partition));
+        let log = dir.open_log(topic, id, partition, config.clone(), Box::new(|_| {}));
+        log.unwrap()
+    });
+    for log in &mut logs {
+        log.append(&batch(&["value"], 0), EPOCH, Timestamp::new(0))
+            .unwrap();
+        log.flush().unwrap();
+    }
+    let [one, two, _kept] = logs;
+    disk.inject(crate::disk::SimFault::errno(5).at(k).forever());
+    let deleted = dir.delete_log(one).is_ok() && {
+        let id = two.id().clone();
+        drop(two);
+        dir.delete_closed_log(&id).is_ok()
+    };
+    disk.clear_faults();
+    deleted
+}
+
+#[test]
+fn a_deleted_topic_leaves_no_directory_whenever_the_power_is_cut() {
+    for (k, cut, seed) in (1..20).flat_map(|k| {
+        [(k, PowerCut::KeepAll, 0)]
+            .into_iter()
+            .chain((0..8).map(move |s| (k, PowerCut::LoseUnsynced, s)))
+    }) {
+        let disk = SimDisk::new(1 << 26);
+        let deleted = delete_a_topic(&disk, k);
+        if deleted {
+            assert_eq!(names(&disk, "/d/logs"), ["kept"]);
+        }
+        disk.power_cut(seed, cut);
+        let dir = LogDir::open(
+            Arc::new(disk.clone()),
+            Path::new("/d"),
+            LogDirConfig::default(),
+        );
+        let dir = dir.unwrap();
+        let logs = dir.existing_logs().unwrap();
+        let left = logs.iter().filter(|log| &*log.topic == "gone").count();
+        assert!(!deleted || left == 0, "operation {k}, {cut:?} {seed}");
+        assert_eq!(
+            names(&disk, "/d/logs").len(),
+            1 + left.min(1),
+            "operation {k}, {cut:?} {seed}"
+        );
+        for log in logs.iter().filter(|log| &*log.topic == "gone") {
+            dir.delete_closed_log(log).unwrap();
+        }
+        assert_eq!(
+            names(&disk, "/d/logs"),
+            ["kept"],
+            "operation {k}, {cut:?} {seed}"
+        );
+        // Its name is free, and what comes under it stays.
+        let (id, partition) = (TopicId::new([3; 16]), PartitionId::new(0));
+        let mut log = dir
+            .open_log(
+                "gone",
+                id,
+                partition,
+                LogConfig::default(),
+                Box::new(|_| {}),
+            )
+            .unwrap();
+        log.append(&batch(&["value"], 0), EPOCH, Timestamp::new(0))
+            .unwrap();
+        log.flush().unwrap();
+        disk.power_cut(seed, PowerCut::LoseUnsynced);
+        let dir = LogDir::open(
+            Arc::new(disk.clone()),
+            Path::new("/d"),
+            LogDirConfig::default(),
+        );
+        let log = dir.unwrap().open_log(
+            "gone",
+            id,
+            partition,
+            LogConfig::default(),
+            Box::new(|_| {}),
+        );
+        assert_eq!(
+            read_all(&log.unwrap(), 0).len(),
+            1,
+            "operation {k}, {cut:?} {seed}"
+        );
+    }
+}
+
+#[test]
+fn a_start_after_a_kill_syncs_each_log_once_and_shared_directories_once() {
+    let disk = SimDisk::new(1 << 28);
+    let place = Place {
+        disk: Arc::new(disk.clone()),
+        path: "/data".into(),
+        _temporary: None,
+    };
+    let dir = place.open();
+    let mut logs: Vec<_> = (0..100)
+        .map(|at| open_partition(&dir, at, &LogConfig::default()))
+        .collect();
+    for log in &mut logs {
+        log.append(&batch(&["value"], 0), EPOCH, Timestamp::new(0))
+            .unwrap();
+    }
+    disk.power_cut(0, PowerCut::KeepAll);
+    drop((logs, dir));
+    let syncs = || {
+        let of = |op| disk.operations_of(op);
+        [of(DiskOp::Sync), of(DiskOp::SyncDir)]
+    };
+    // The killed process left the disk to clones that are made from now on.
+    let dir = LogDir::open(Arc::new(disk.clone()), &place.path, LogDirConfig::default()).unwrap();
+    let before = syncs();
+    let logs = (0..100).map(|at| open_partition(&dir, at, &LogConfig::default()));
+    let logs: Vec<_> = logs.collect();
+    let after = syncs();
+    assert_eq!(after[0] - before[0], 100, "the bytes of each");
+    assert_eq!(
+        after[1] - before[1],
+        103,
+        "its name, and three directories above"
+    );
+    assert_eq!(logs.len(), 100);
+}
