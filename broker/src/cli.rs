@@ -7,12 +7,12 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 
+mod bench;
 mod connection;
 mod consume;
 mod dump;
 mod exit;
 mod flag_values;
-mod input;
 mod interrupt;
 mod offsets;
 mod output;
@@ -56,6 +56,7 @@ enum Command {
     Offsets(offsets::OffsetsCommand),
     DeleteRecords(offsets::DeleteRecordsCommand),
     Dump(dump::DumpCommand),
+    Bench(Box<bench::BenchCommand>),
     Config(Box<settings::ConfigCommand>),
     /// Print a completion script for a shell
     #[command(after_help = "Examples:\n  source <(logweir completions bash)\n  \
@@ -82,6 +83,7 @@ fn run(command: Command) -> anyhow::Result<Exit> {
         Command::Offsets(offsets) => runtime(false)?.block_on(offsets.run()),
         Command::DeleteRecords(delete) => runtime(false)?.block_on(delete.run()),
         Command::Dump(dump) => dump.run(),
+        Command::Bench(bench) => runtime(true)?.block_on(bench.run()),
         Command::Config(config) => config.run(),
         Command::Completions { shell } => {
             let mut script = Vec::new();
@@ -129,6 +131,11 @@ mod tests {
             "offsets t --at 2h --partition 1",
             "delete-records t --before latest --dry-run",
             "dump a b --records",
+            "bench produce --spawn --flush os --rate 20000 --duration 30s --record-bytes 1KiB --acks 1",
+            "bench consume --topic t --consumers 4 --pid 7 --json",
+            "bench latency --rate max --records 5 --ready-file f --output json",
+            "bench idle --partitions 10000 --consumers 100 --records-each 0 --in-memory",
+            "bench start --log-bytes 10GiB --dir d",
             "config --explain retention.ms",
             "completions zsh",
         ] {
@@ -154,6 +161,11 @@ mod tests {
             "consume t --output csv",
             "delete-records t",
             "dump",
+            "bench",
+            "bench produce --rate 0",
+            "bench produce --spawn --pid 7",
+            "bench latency --records 1 --duration 1s",
+            "bench idle --partitions 0",
             "completions tcsh-ng",
         ] {
             let words = std::iter::once("logweir").chain(line.split_terminator(' '));

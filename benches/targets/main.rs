@@ -1,0 +1,2 @@
+//! The figures that must be reached, each beside its base.
+fn main() {}
