@@ -273,6 +273,8 @@ async fn start_quorum(
         directory_id: log_dir.directory_id().get(),
         addresses: advertised(parts),
         rack: None,
+        was_clean: log_dir.was_clean(),
+        boot_id: log_dir.disk().boot_id().unwrap_or_default(),
     };
     quorum
         .register_broker(registration)

@@ -163,6 +163,8 @@ mod tests {
             directory_id: [1; 16],
             addresses: BrokerAddresses::default(),
             rack: None,
+            was_clean: true,
+            boot_id: "boot-1".to_owned(),
         })
     }
 

@@ -8,8 +8,8 @@ use std::ops::Range;
 use bytes::Bytes;
 use logweir_proto::grpc::internal::record::Kind;
 use logweir_proto::grpc::internal::{
-    ClusterRecord, ConfigResource, FeatureLevelRecord, ProducerIdsRecord, Record,
-    RegisterBrokerRecord, RemoveTopicRecord, TopicRecord,
+    ClusterRecord, ConfigResource, FeatureLevelRecord, NewLeaderEpochsRecord, ProducerIdsRecord,
+    Record, RegisterBrokerRecord, RemoveTopicRecord, TopicRecord,
 };
 use logweir_proto::{LeaderEpoch, NodeId, TopicId};
 
@@ -28,8 +28,8 @@ const MAX_CONFIGS: usize = 100;
 const MAX_CONFIG_BYTES: usize = 64 << 10;
 /// The most bytes of an address, a rack or a version.
 const MAX_LABEL: usize = 1_024;
-/// The level of these records.
-const METADATA_LEVEL: u32 = 1;
+/// The level of these records: 2 added new leader epochs and deleted topics.
+const METADATA_LEVEL: u32 = 2;
 
 /// Checks a topic's settings as they would be after a change.
 pub(crate) type CheckTopicConfigs = fn(&BTreeMap<String, String>) -> Result<(), String>;
@@ -66,6 +66,11 @@ pub(crate) struct BrokerRegistration {
     pub(crate) addresses: BrokerAddresses,
     /// Its rack.
     pub(crate) rack: Option<String>,
+    /// Whether its last run closed the data directory.
+    pub(crate) was_clean: bool,
+    /// The boot of its machine, as [`Disk::boot_id`](logweir_storage::disk::Disk::boot_id) names it; empty if that
+    /// is not known, which counts as another boot than any before.
+    pub(crate) boot_id: String,
 }
 
 /// What a caller asks of the controller.
@@ -133,8 +138,12 @@ fn form_cluster(image: &Image) -> Plan {
         let cluster_id = TopicId::random().to_string();
         kinds.push(Kind::Cluster(ClusterRecord { cluster_id }));
     }
-    if !image.features.contains_key("metadata") {
-        let name = "metadata".to_owned();
+    let name = "metadata".to_owned();
+    if image
+        .features
+        .get(&name)
+        .is_none_or(|level| *level < METADATA_LEVEL)
+    {
         kinds.push(Kind::FeatureLevel(FeatureLevelRecord {
             name,
             level: METADATA_LEVEL,
@@ -155,6 +164,8 @@ fn register_broker(
         directory_id,
         addresses,
         rack,
+        boot_id,
+        was_clean: _,
     } = registration;
     if node_id.get() < 0 {
         let reason = format!("the node id {node_id} is negative");
@@ -164,10 +175,11 @@ fn register_broker(
     if let Some(long) = labels
         .into_iter()
         .flatten()
+        .chain([boot_id])
         .find(|label| label.len() > MAX_LABEL)
     {
         let reason = format!(
-            "an address or rack has {} bytes, at most {MAX_LABEL} fit",
+            "an address, rack or boot id has {} bytes, at most {MAX_LABEL} fit",
             long.len()
         );
         return Err(MetadataError::InvalidRegistration { reason });
@@ -191,11 +203,29 @@ fn register_broker(
         fenced: false,
         broker_epoch: None,
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        boot_id: (!boot_id.is_empty()).then(|| boot_id.clone()),
     };
+    let mut kinds = vec![Kind::RegisterBroker(record)];
+    if may_have_lost_records(registration, image) && image.leads_any(*node_id) {
+        let node_id = node_id.get();
+        kinds.push(Kind::NewLeaderEpochs(NewLeaderEpochsRecord { node_id }));
+    }
     Ok(Plan {
-        records: records([Kind::RegisterBroker(record)]),
+        records: records(kinds),
         outcome: Outcome::BrokerEpoch(*node_id),
     })
+}
+
+/// Whether the ends of the broker's logs may be gone: its last run did not close them, and was on another boot, so
+/// that the page cache did not survive it. What counts is the boot of the last *registration*: a run that was
+/// killed before it registered has told nobody about new leader epochs.
+fn may_have_lost_records(registration: &BrokerRegistration, image: &Image) -> bool {
+    let last_boot = image
+        .brokers
+        .get(&registration.node_id)
+        .and_then(|known| known.boot_id.as_deref());
+    let same_boot = !registration.boot_id.is_empty() && last_boot == Some(&registration.boot_id);
+    !registration.was_clean && !same_boot
 }
 
 fn create_topic(

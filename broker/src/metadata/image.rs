@@ -4,18 +4,22 @@
 //! random number, and every node gets the same image from the same log. Parts that did not change are
 //! shared with the image before.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
 use std::sync::Arc;
 
 use logweir_proto::grpc::internal::record::Kind;
 use logweir_proto::grpc::internal::{
-    ClusterRecord, ConfigRecord, ConfigResource, FeatureLevelRecord, PartitionRecord,
-    ProducerIdsRecord, Proposal, Record, RegisterBrokerRecord, RemoveTopicRecord, TopicRecord,
+    ClusterRecord, ConfigRecord, ConfigResource, DeletedTopicsRecord, FeatureLevelRecord,
+    PartitionRecord, ProducerIdsRecord, Proposal, Record, RegisterBrokerRecord, RemoveTopicRecord,
+    TopicRecord,
 };
 use logweir_proto::{BrokerEpoch, LeaderEpoch, NodeId, PartitionId, ProducerId, TopicId};
 
 use super::sorted_map::SortedMap;
+
+/// So many deleted topics are remembered.
+pub(super) const DELETED_TOPICS: usize = 4_096;
 
 /// The cluster's state at one version of the metadata log.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -38,6 +42,8 @@ pub(crate) struct Image {
     pub(crate) next_producer_id: ProducerId,
     /// How many partitions all topics have together.
     pub(crate) partition_count: u64,
+    /// The topics deleted last, the newest at the end; at most [`DELETED_TOPICS`].
+    deleted: Arc<VecDeque<TopicId>>,
     names_by_id: SortedMap<TopicId, Arc<str>>,
     /// Names with '.' read as '_', of those topics that have either.
     collisions: SortedMap<Arc<str>, Arc<str>>,
@@ -100,6 +106,8 @@ pub(crate) struct BrokerImage {
     pub(crate) fenced: bool,
     /// The program's version.
     pub(crate) version: String,
+    /// The boot of its machine, if it is known.
+    pub(crate) boot_id: Option<String>,
 }
 
 /// Where a broker's listeners are reached, each HOST:PORT; `None` where it has no such listener.
@@ -145,6 +153,16 @@ impl Image {
     /// The existing topic whose name differs from `name` at most in '.' and '_'.
     pub(crate) fn colliding_topic(&self, name: &str) -> Option<&Arc<str>> {
         self.collisions.get(&*collision_key(name)?)
+    }
+
+    /// Whether the topic was deleted; `false` also where that was so long ago that it is forgotten.
+    pub(crate) fn was_deleted(&self, id: &TopicId) -> bool {
+        self.deleted.contains(id)
+    }
+
+    /// Whether the node leads a partition.
+    pub(crate) fn leads_any(&self, node: NodeId) -> bool {
+        self.topics.values().any(|topic| topic.leads(node))
     }
 
     /// Brokers that may lead partitions.
@@ -205,7 +223,46 @@ impl Image {
                 self.next_producer_id = next;
                 Ok(())
             }
+            Kind::NewLeaderEpochs(record) => {
+                self.apply_new_leader_epochs(NodeId::new(record.node_id))
+            }
+            Kind::DeletedTopics(record) => {
+                for id in &record.topic_ids {
+                    self.remember_deleted(topic_id(id)?);
+                }
+                Ok(())
+            }
         }
+    }
+
+    fn remember_deleted(&mut self, id: TopicId) {
+        let deleted = Arc::make_mut(&mut self.deleted);
+        if deleted.len() == DELETED_TOPICS {
+            deleted.pop_front();
+        }
+        deleted.push_back(id);
+    }
+
+    fn apply_new_leader_epochs(&mut self, node: NodeId) -> Result<(), ApplyError> {
+        let led = self.topics.values().filter(|topic| topic.leads(node));
+        let names: Vec<Arc<str>> = led.map(|topic| Arc::clone(&topic.name)).collect();
+        for name in names {
+            let Some(topic) = self.topics.get_mut(&*name) else {
+                continue;
+            };
+            let partitions = &mut Arc::make_mut(topic).partitions;
+            for partition in partitions.iter_mut().filter(|p| p.leader == Some(node)) {
+                let partition = Arc::make_mut(partition);
+                let epoch = partition.leader_epoch.get().checked_add(1);
+                let (Some(epoch), Some(change)) = (epoch, partition.partition_epoch.checked_add(1))
+                else {
+                    return contradiction(format!("topic {name} has no epoch left"));
+                };
+                partition.leader_epoch = LeaderEpoch::new(epoch);
+                partition.partition_epoch = change;
+            }
+        }
+        Ok(())
     }
 
     fn apply_cluster(&mut self, record: &ClusterRecord) -> Result<(), ApplyError> {
@@ -278,6 +335,7 @@ impl Image {
             self.collisions.remove(&*key);
         }
         self.partition_count -= topic.partitions.len() as u64;
+        self.remember_deleted(id);
         Ok(())
     }
 
@@ -336,6 +394,7 @@ impl Image {
             rack: record.rack.clone(),
             fenced: record.fenced,
             version: record.version.clone(),
+            boot_id: record.boot_id.clone(),
         };
         Arc::make_mut(&mut self.brokers).insert(node_id, broker);
         Ok(())
@@ -367,7 +426,7 @@ impl Image {
             128 + topic.name.len() + configs + per_config + per_partition * topic.partitions.len()
         };
         let topics: usize = self.topics.values().map(|topic| topic_bytes(topic)).sum();
-        topics as u64 + 8_192 * self.brokers.len() as u64
+        topics as u64 + 8_192 * self.brokers.len() as u64 + 18 * self.deleted.len() as u64
     }
 
     /// Records that make this image from nothing, in an order that depends on it alone.
@@ -424,6 +483,12 @@ impl Image {
                 node_id: -1,
             }));
         }
+        if !self.deleted.is_empty() {
+            let bytes = |id: &TopicId| bytes::Bytes::copy_from_slice(&id.get());
+            push(Kind::DeletedTopics(DeletedTopicsRecord {
+                topic_ids: self.deleted.iter().map(bytes).collect(),
+            }));
+        }
         records
     }
 }
@@ -432,6 +497,13 @@ impl TopicImage {
     /// Whether it is one of the broker's own.
     pub(crate) fn is_internal(&self) -> bool {
         self.name.starts_with("__")
+    }
+
+    /// Whether the node leads one of its partitions.
+    fn leads(&self, node: NodeId) -> bool {
+        self.partitions
+            .iter()
+            .any(|partition| partition.leader == Some(node))
     }
 
     /// How many partitions it has.
@@ -503,6 +575,7 @@ impl BrokerImage {
             fenced: self.fenced,
             broker_epoch: Some(self.epoch.get()),
             version: self.version.clone(),
+            boot_id: self.boot_id.clone(),
         }
     }
 }

@@ -74,6 +74,7 @@ mod tests {
             rack: rack.map(str::to_owned),
             fenced: false,
             version: String::new(),
+            boot_id: None,
         }
     }
 

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 mod apply;
 mod crash;
 mod damage;
+mod restart;
 mod suite;
 
 const NODE: NodeId = NodeId::new(1);
@@ -53,6 +54,8 @@ fn registration() -> BrokerRegistration {
         directory_id: DIRECTORY,
         addresses: BrokerAddresses::default(),
         rack: None,
+        was_clean: true,
+        boot_id: "boot-1".to_owned(),
     }
 }
 

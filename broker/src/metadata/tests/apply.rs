@@ -46,11 +46,13 @@ fn request() -> impl Strategy<Value = Request> {
     let rack = prop::option::of("[r-t]");
     prop_oneof![
         Just(Request::FormCluster),
-        (0..5i32, rack).prop_map(|(node, rack)| {
+        (0..5i32, rack, any::<bool>(), "[b-c]?").prop_map(|(node, rack, was_clean, boot_id)| {
             let node_id = NodeId::new(node);
             Request::RegisterBroker(BrokerRegistration {
                 node_id,
                 rack,
+                was_clean,
+                boot_id,
                 ..registration()
             })
         }),
