@@ -25,18 +25,16 @@ pub(crate) struct Metrics {
 }
 
 impl Metrics {
-    /// Counts one append: its records and bytes, or that it failed.
-    pub(crate) fn count_produce(&self, outcome: Result<(u64, u64), &ApiError>) {
-        match outcome {
-            Ok((records, bytes)) => {
-                self.produce_batches.fetch_add(1, Ordering::Relaxed);
-                self.produce_records.fetch_add(records, Ordering::Relaxed);
-                self.produce_bytes.fetch_add(bytes, Ordering::Relaxed);
-            }
-            Err(_) => {
-                self.produce_errors.fetch_add(1, Ordering::Relaxed);
-            }
-        }
+    /// Counts one batch that was appended: not one that an idempotent producer repeats.
+    pub(crate) fn count_append(&self, records: u64, bytes: u64) {
+        self.produce_batches.fetch_add(1, Ordering::Relaxed);
+        self.produce_records.fetch_add(records, Ordering::Relaxed);
+        self.produce_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Counts one append that was answered with an error: refused, or appended and not acknowledged in time.
+    pub(crate) fn count_produce_error(&self) {
+        self.produce_errors.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Counts one partition of a fetch: its bytes, or that it failed.

@@ -4,7 +4,7 @@
 //! offsets, never across `.await`. `service/` is the only caller; `writer.rs` is the only code that
 //! changes the log, `reader.rs` reads without the lock.
 
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Instant;
 
@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use crate::clock::Clock;
 use crate::error::ApiError;
 use crate::metrics::LockHold;
-use crate::partition::progress::{Effects, Event, Progress};
+use crate::partition::progress::{Effects, Event, OutOfOrder, Progress};
 use crate::partition::waiters::{Ready, Waiters};
 
 mod progress;
@@ -26,7 +26,7 @@ mod writer;
 
 pub(crate) use reader::{ReadBound, Watch};
 pub(crate) use set::{Partitions, Slot};
-pub(crate) use writer::AckWait;
+pub(crate) use writer::{AckWait, Appended};
 
 /// What to know about a partition before its log is opened.
 #[derive(Clone, Debug)]
@@ -45,8 +45,11 @@ pub(crate) struct PartitionSpec {
 pub(crate) struct Partition {
     topic: Arc<str>,
     partition: PartitionId,
-    leader_epoch: LeaderEpoch,
+    /// Moved under the lock; batches are stamped with it under the lock, too.
+    leader_epoch: AtomicI32,
     reader: LogReader,
+    /// Why it can neither be written nor read until it is opened anew: its offsets contradict each other.
+    broken: OnceLock<ApiError>,
     /// Copies of the offsets that readers are bound by, moved under the lock, read without it.
     high_watermark: AtomicI64,
     last_stable: AtomicI64,
@@ -102,8 +105,9 @@ impl Partition {
         let partition = Arc::new(Self {
             topic: spec.topic,
             partition: spec.partition,
-            leader_epoch: spec.leader_epoch,
+            leader_epoch: AtomicI32::new(spec.leader_epoch.get()),
             reader: log.reader(),
+            broken: OnceLock::new(),
             high_watermark: AtomicI64::new(progress.high_watermark().get()),
             last_stable: AtomicI64::new(progress.last_stable().get()),
             max_message_bytes: AtomicU64::new(spec.max_message_bytes as u64),
@@ -130,7 +134,12 @@ impl Partition {
     }
 
     pub(crate) fn leader_epoch(&self) -> LeaderEpoch {
-        self.leader_epoch
+        LeaderEpoch::new(self.leader_epoch.load(Ordering::Acquire))
+    }
+
+    /// Why the partition can neither be written nor read until it is opened anew; `None` while all is well.
+    pub(crate) fn broken(&self) -> Option<&ApiError> {
+        self.broken.get()
     }
 
     pub(crate) fn log(&self) -> &LogReader {
@@ -149,19 +158,23 @@ impl Partition {
         Offset::new(self.last_stable.load(Ordering::Acquire))
     }
 
+    /// Takes over a higher leader epoch: it stamps every later batch, and readers who know an older one are refused.
+    pub(crate) fn lead_in(&self, epoch: LeaderEpoch) {
+        let _state = self.state.lock();
+        self.leader_epoch.fetch_max(epoch.get(), Ordering::AcqRel);
+    }
+
     /// Takes over the topic's changed configuration.
     pub(crate) fn set_config(&self, config: LogConfig, max_message_bytes: usize) {
         self.max_message_bytes
             .store(max_message_bytes as u64, Ordering::Relaxed);
-        let now = self.clock.now();
         let mut state = self.state.lock();
         let event = Event::FlushPerAck(config.flush.per_ack);
         let Ok(log) = state.log() else { return };
         log.set_config(config);
         // Records appended under the old policy may have to become durable under the new one.
         log.request_flush();
-        let effects = state.progress.on(now, event);
-        let ready = self.publish(&mut state, effects);
+        let ready = self.advance(&mut state, event);
         drop(state);
         ready.complete();
     }
@@ -183,9 +196,9 @@ impl Partition {
             ));
         }
         let log_start = state.log()?.delete_records_before(before)?;
-        state
-            .progress
-            .on(self.clock.now(), Event::LogStartMoved { log_start });
+        let ready = self.advance(&mut state, Event::LogStartMoved { log_start });
+        drop(state);
+        ready.complete();
         Ok(log_start)
     }
 
@@ -200,7 +213,9 @@ impl Partition {
         log.roll_if_due(now)?;
         let removed = log.enforce_retention(now, high_watermark)?;
         let log_start = log.log_start_offset();
-        state.progress.on(now, Event::LogStartMoved { log_start });
+        let ready = self.advance(&mut state, Event::LogStartMoved { log_start });
+        drop(state);
+        ready.complete();
         Ok(removed)
     }
 
@@ -223,33 +238,27 @@ impl Partition {
 
     fn end(&self, reason: &ApiError) -> Option<Log> {
         let mut state = self.state.lock();
-        let ready = state.waiters.take_all();
-        state.ended.get_or_insert_with(|| reason.clone());
+        let ready = state.end(reason);
         let log = state.log.take();
         drop(state);
-        ready.fail(reason);
+        ready.complete();
         log
     }
 
     /// Called on the group-commit thread.
     fn flushed(&self, outcome: FlushOutcome) {
         let mut state = self.state.lock();
-        match outcome {
+        let ready = match outcome {
             FlushOutcome::Durable(durable_end) => {
-                let event = Event::Durable { durable_end };
-                let effects = state.progress.on(self.clock.now(), event);
-                let ready = self.publish(&mut state, effects);
-                drop(state);
-                ready.complete();
+                self.advance(&mut state, Event::Durable { durable_end })
             }
             FlushOutcome::Failed(reason) => {
-                let error = ApiError::storage(format!("the data directory is offline: {reason}"));
-                let ready = state.waiters.take_all();
-                state.ended.get_or_insert_with(|| error.clone());
-                drop(state);
-                ready.fail(&error);
+                let reason = format!("the data directory is offline: {reason}");
+                state.end(&ApiError::storage(reason))
             }
-        }
+        };
+        drop(state);
+        ready.complete();
     }
 
     /// Takes in what became durable before the callback could find this partition.
@@ -261,6 +270,31 @@ impl Partition {
         {
             log.request_flush();
         }
+    }
+
+    /// Takes an event in: who is to be answered outside of the lock. Offsets that contradict each other end this
+    /// partition, and no other: the group-commit thread, which may be the caller, goes on for the rest.
+    fn advance(&self, state: &mut State, event: Event) -> Ready {
+        if self.broken().is_some() {
+            return Ready::default();
+        }
+        match state.progress.on(self.clock.now(), event) {
+            Ok(effects) => self.publish(state, effects),
+            Err(broken) => self.take_offline(state, &broken),
+        }
+    }
+
+    fn take_offline(&self, state: &mut State, broken: &OutOfOrder) -> Ready {
+        tracing::error!(topic = %self.topic, partition = %self.partition, error = %broken,
+            "the partition is offline until the broker restarts");
+        let error = ApiError::storage(format!(
+            "partition {} of topic {:?} is offline: {broken}",
+            self.partition, self.topic
+        ))
+        .hint("restart the broker, which checks the log, and report this");
+        let ready = state.end(&error);
+        self.broken.get_or_init(|| error);
+        ready
     }
 
     /// Shows the moved offsets to readers and takes out the waiters they complete.
@@ -295,6 +329,12 @@ impl Partition {
 }
 
 impl State {
+    /// Refuses every later change with `reason`, unless there is one already; who waits is to be told of it.
+    fn end(&mut self, reason: &ApiError) -> Ready {
+        self.ended.get_or_insert_with(|| reason.clone());
+        self.waiters.take_all(reason)
+    }
+
     /// The log, while it may be changed.
     fn log(&mut self) -> Result<&mut Log, ApiError> {
         match (&self.ended, &mut self.log) {
@@ -304,3 +344,6 @@ impl State {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -50,6 +50,11 @@ pub(crate) struct Effects {
     pub(crate) high_watermark: Option<Offset>,
 }
 
+/// The offsets contradict each other: a bug here or in what feeds this. The partition must end; no other is touched.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("partition offsets out of order: {0}")]
+pub(crate) struct OutOfOrder(String);
+
 /// What the leader knows of a follower.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Follower {
@@ -77,7 +82,8 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
-    /// A partition that `leader` begins to lead with the log it has.
+    /// A partition that `leader` begins to lead with the log it has. Offsets that contradict each other show at
+    /// the first event.
     pub(crate) fn new(
         leader: NodeId,
         isr: Vec<NodeId>,
@@ -116,7 +122,10 @@ impl Progress {
     }
 
     /// Takes an event in and says what follows from it.
-    pub(crate) fn on(&mut self, now: Timestamp, event: Event) -> Effects {
+    ///
+    /// # Errors
+    /// [`OutOfOrder`] if the offsets contradict each other now; they are not to be used any more.
+    pub(crate) fn on(&mut self, now: Timestamp, event: Event) -> Result<Effects, OutOfOrder> {
         let (durable, high_watermark) = (self.durable_end, self.high_watermark);
         match event {
             Event::Appended { log_end } => self.log_end = self.log_end.max(log_end),
@@ -138,10 +147,11 @@ impl Progress {
             Event::LogStartMoved { log_start } => self.log_start = self.log_start.max(log_start),
         }
         self.advance();
-        Effects {
+        self.check()?;
+        Ok(Effects {
             durable: (self.durable_end > durable).then_some(self.durable_end),
             high_watermark: (self.high_watermark > high_watermark).then_some(self.high_watermark),
-        }
+        })
     }
 
     /// Moves the high watermark to the minimum over the in-sync replicas, never back.
@@ -164,13 +174,17 @@ impl Progress {
         self.high_watermark = self.high_watermark.max(reached).max(self.log_start);
         // Without transactions every record below the high watermark is stable.
         self.last_stable = self.high_watermark;
-        assert!(
-            self.log_start <= self.last_stable
-                && self.last_stable <= self.high_watermark
-                && self.high_watermark <= self.log_end
-                && self.durable_end <= self.log_end,
-            "partition offsets out of order: {self:?}"
-        );
+    }
+
+    fn check(&self) -> Result<(), OutOfOrder> {
+        let in_order = self.log_start <= self.last_stable
+            && self.last_stable <= self.high_watermark
+            && self.high_watermark <= self.log_end
+            && self.durable_end <= self.log_end;
+        if in_order {
+            return Ok(());
+        }
+        Err(OutOfOrder(format!("{self:?}")))
     }
 }
 
@@ -195,7 +209,9 @@ mod tests {
     #[test]
     fn a_single_replica_without_flush_shows_records_at_once() {
         let mut progress = single(false);
-        let effects = progress.on(NOW, Event::Appended { log_end: at(5) });
+        let effects = progress
+            .on(NOW, Event::Appended { log_end: at(5) })
+            .unwrap();
         assert_eq!(
             effects,
             Effects {
@@ -209,10 +225,14 @@ mod tests {
     fn a_topic_that_flushes_per_ack_shows_nothing_before_its_disk_has_it() {
         let mut progress = single(true);
         assert_eq!(
-            progress.on(NOW, Event::Appended { log_end: at(5) }),
+            progress
+                .on(NOW, Event::Appended { log_end: at(5) })
+                .unwrap(),
             Effects::default()
         );
-        let effects = progress.on(NOW, Event::Durable { durable_end: at(3) });
+        let effects = progress
+            .on(NOW, Event::Durable { durable_end: at(3) })
+            .unwrap();
         assert_eq!(
             effects,
             Effects {
@@ -229,6 +249,7 @@ mod tests {
         assert_eq!(
             progress
                 .on(NOW, Event::Appended { log_end: at(9) })
+                .unwrap()
                 .high_watermark,
             None
         );
@@ -236,26 +257,43 @@ mod tests {
             node: FOLLOWER,
             end: at(4),
         };
-        assert_eq!(progress.on(NOW, fetched).high_watermark, Some(at(4)));
+        assert_eq!(
+            progress.on(NOW, fetched).unwrap().high_watermark,
+            Some(at(4))
+        );
         let behind = Event::FollowerFetched {
             node: FOLLOWER,
             end: at(2),
         };
-        assert_eq!(progress.on(NOW, behind).high_watermark, None);
+        assert_eq!(progress.on(NOW, behind).unwrap().high_watermark, None);
     }
 
     #[test]
     fn a_switch_to_flush_per_ack_never_takes_back_what_was_shown() {
         let mut progress = single(false);
-        progress.on(NOW, Event::Appended { log_end: at(5) });
-        progress.on(NOW, Event::FlushPerAck(true));
+        progress
+            .on(NOW, Event::Appended { log_end: at(5) })
+            .unwrap();
+        progress.on(NOW, Event::FlushPerAck(true)).unwrap();
         assert_eq!(progress.high_watermark(), at(5));
         assert_eq!(
             progress
                 .on(NOW, Event::Appended { log_end: at(8) })
+                .unwrap()
                 .high_watermark,
             None
         );
+    }
+
+    #[test]
+    fn offsets_that_contradict_each_other_are_told_and_nobody_panics() {
+        let mut progress = single(false);
+        progress
+            .on(NOW, Event::Appended { log_end: at(5) })
+            .unwrap();
+        let beyond = Event::LogStartMoved { log_start: at(6) };
+        let error = progress.on(NOW, beyond).unwrap_err();
+        assert!(error.to_string().contains("out of order"), "{error}");
     }
 
     fn event() -> impl Strategy<Value = (u8, i64)> {
@@ -276,7 +314,7 @@ mod tests {
                     3 => Event::FlushPerAck(offset % 2 == 0),
                     _ => Event::LogStartMoved { log_start: at(offset).min(progress.high_watermark) },
                 };
-                progress.on(NOW, event);
+                progress.on(NOW, event).unwrap();
                 prop_assert!(progress.high_watermark >= before.high_watermark);
                 prop_assert!(progress.durable_end >= before.durable_end);
                 prop_assert!(progress.log_start >= before.log_start);

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use logweir_proto::record::TimestampType;
 use logweir_proto::{LeaderEpoch, NodeId, PartitionId, TopicId};
-use logweir_storage::{FlushPolicy, LogConfig, LogDir, LogId};
+use logweir_storage::{FlushPolicy, LogConfig, LogDir, LogId, OpenError};
 use parking_lot::{Mutex, RwLock};
 
 use crate::clock::Clock;
@@ -24,10 +24,29 @@ use crate::partition::{Partition, PartitionSpec};
 pub(crate) enum Slot {
     /// It is led here.
     Online(Arc<Partition>),
-    /// Its log could not be opened; why.
-    Offline(ApiError),
+    /// Its log could not be opened.
+    Offline(Offline),
     /// Another node leads it.
     Elsewhere,
+}
+
+/// Why a partition's log could not be opened.
+#[derive(Clone, Debug)]
+pub(crate) struct Offline {
+    /// What a caller is told.
+    pub(crate) error: ApiError,
+    /// How often it was tried; `None` if trying again cannot help: the log is corrupt, or the data directory failed.
+    tries: Option<u64>,
+}
+
+impl Offline {
+    fn new(error: &OpenError, tries: u64) -> Self {
+        let may_pass = !matches!(error, OpenError::Corrupt { .. } | OpenError::Offline { .. });
+        Self {
+            error: ApiError::storage(error.to_string()),
+            tries: may_pass.then_some(tries),
+        }
+    }
 }
 
 /// A topic of which this broker hosts partitions.
@@ -37,6 +56,9 @@ struct Hosted {
     config: Arc<TopicConfig>,
     partitions: Vec<Slot>,
 }
+
+/// The most partitions that one call of [`Partitions::retry_offline`] tries to open.
+const RETRIES: usize = 100;
 
 /// Whether the partitions were closed for good.
 #[derive(Debug)]
@@ -105,8 +127,11 @@ impl Partitions {
                 ApiError::unknown_partition(topic, partition, hosted.partitions.len())
             })?;
         match slot {
-            Slot::Online(partition) => Ok(Arc::clone(partition)),
-            Slot::Offline(error) => Err(error.clone()),
+            Slot::Online(partition) => match partition.broken() {
+                Some(broken) => Err(broken.clone()),
+                None => Ok(Arc::clone(partition)),
+            },
+            Slot::Offline(offline) => Err(offline.error.clone()),
             Slot::Elsewhere => Err(ApiError::new(
                 logweir_proto::ErrorCode::NotLeaderOrFollower,
                 format!("this broker does not lead partition {partition} of topic {topic:?}"),
@@ -149,8 +174,15 @@ impl Partitions {
             .cloned()
     }
 
-    /// Every partition that is led here.
+    /// Every partition that is led here and can be served.
     pub(crate) fn online(&self) -> Vec<Arc<Partition>> {
+        let mut opened = self.opened();
+        opened.retain(|partition| partition.broken().is_none());
+        opened
+    }
+
+    /// Every partition whose log is open.
+    fn opened(&self) -> Vec<Arc<Partition>> {
         let topics = self.topics.read();
         let slots = topics.values().flat_map(|hosted| &hosted.partitions);
         slots
@@ -161,13 +193,17 @@ impl Partitions {
             .collect()
     }
 
-    /// How many partitions cannot be served because of their disk.
+    /// How many partitions cannot be served because of their disk or a broken invariant.
     #[cfg(feature = "http")]
     pub(crate) fn offline_count(&self) -> usize {
         let topics = self.topics.read();
         let slots = topics.values().flat_map(|hosted| &hosted.partitions);
         slots
-            .filter(|slot| matches!(slot, Slot::Offline(_)))
+            .filter(|slot| match slot {
+                Slot::Online(partition) => partition.broken().is_some(),
+                Slot::Offline(_) => true,
+                Slot::Elsewhere => false,
+            })
             .count()
     }
 
@@ -235,14 +271,15 @@ impl Partitions {
                 None => (self.config_of(image), Vec::new()),
             }
         };
-        for slot in &partitions {
+        for (slot, image_of) in partitions.iter().zip(&image.partitions) {
             if let Slot::Online(partition) = slot {
                 let log = log_config(&self.config, &config, replicas(image));
+                partition.lead_in(image_of.leader_epoch);
                 partition.set_config(log, max_message_bytes(&config));
             }
         }
         for index in partitions.len()..image.partitions.len() {
-            partitions.push(self.open(image, index, &config));
+            partitions.push(self.open_first(image, index, &config));
         }
         let hosted = Hosted {
             image: Arc::clone(image),
@@ -256,11 +293,26 @@ impl Partitions {
         Arc::new(TopicConfig::new_lenient(&self.config, &image.configs))
     }
 
-    fn open(&self, topic: &TopicImage, index: usize, config: &TopicConfig) -> Slot {
-        let image = &topic.partitions[index];
-        if image.leader != Some(self.node) {
+    fn open_first(&self, topic: &TopicImage, index: usize, config: &TopicConfig) -> Slot {
+        if topic.partitions[index].leader != Some(self.node) {
             return Slot::Elsewhere;
         }
+        match self.open(topic, index, config) {
+            Ok(partition) => Slot::Online(partition),
+            Err(error) => {
+                tracing::error!(topic = %topic.name, partition = index, %error, "the partition is offline");
+                Slot::Offline(Offline::new(&error, 0))
+            }
+        }
+    }
+
+    fn open(
+        &self,
+        topic: &TopicImage,
+        index: usize,
+        config: &TopicConfig,
+    ) -> Result<Arc<Partition>, OpenError> {
+        let image = &topic.partitions[index];
         let id = PartitionId::new(i32::try_from(index).unwrap_or(i32::MAX));
         let spec = PartitionSpec {
             topic: Arc::clone(&topic.name),
@@ -271,11 +323,79 @@ impl Partitions {
             config: log_config(&self.config, config, replicas(topic)),
             max_message_bytes: max_message_bytes(config),
         };
-        match Partition::open(&self.log_dir, self.node, spec, &self.clock, &self.lock_hold) {
-            Ok(partition) => Slot::Online(partition),
+        Partition::open(&self.log_dir, self.node, spec, &self.clock, &self.lock_hold)
+    }
+
+    /// Opens again what could not be opened for a reason that may have passed, such as a full disk: at most 100
+    /// partitions in a call, those that were tried least first. Gives how many are served now. May scan and repair logs:
+    /// not for a task that serves.
+    #[allow(dead_code, reason = "the retention tick is to call it")]
+    pub(crate) fn retry_offline(&self) -> usize {
+        let closed = self.applying.lock();
+        if closed.0 || self.log_dir.offline().is_some() {
+            return 0;
+        }
+        let mut waiting = self.waiting();
+        waiting.sort_by_key(|(tries, ..)| *tries);
+        waiting.truncate(RETRIES);
+        let tried = waiting
+            .into_iter()
+            .filter(|(tries, name, index)| self.retry(*tries, name, *index));
+        tried.count()
+    }
+
+    /// Partitions that may be opened again: how often each was tried, its topic and number.
+    fn waiting(&self) -> Vec<(u64, Arc<str>, usize)> {
+        let topics = self.topics.read();
+        let mut waiting = Vec::new();
+        for (name, hosted) in topics.iter() {
+            for (index, slot) in hosted.partitions.iter().enumerate() {
+                if let Slot::Offline(Offline {
+                    tries: Some(tries), ..
+                }) = slot
+                {
+                    waiting.push((*tries, Arc::clone(name), index));
+                }
+            }
+        }
+        waiting
+    }
+
+    /// Tries to open one partition again; whether it can be served now.
+    fn retry(&self, tries: u64, name: &str, index: usize) -> bool {
+        let Some((image, config)) = self
+            .topics
+            .read()
+            .get(name)
+            .map(|hosted| (Arc::clone(&hosted.image), Arc::clone(&hosted.config)))
+        else {
+            return false;
+        };
+        let outcome = self.open(&image, index, &config);
+        let mut topics = self.topics.write();
+        let Some(slot) = topics
+            .get_mut(name)
+            .and_then(|hosted| hosted.partitions.get_mut(index))
+        else {
+            return false;
+        };
+        match outcome {
+            Ok(partition) => {
+                tracing::info!(
+                    topic = name,
+                    partition = index,
+                    "the partition is online again"
+                );
+                *slot = Slot::Online(partition);
+                true
+            }
             Err(error) => {
-                tracing::error!(topic = %topic.name, partition = %id, %error, "the partition is offline");
-                Slot::Offline(ApiError::storage(error.to_string()))
+                let still = Offline::new(&error, tries + 1);
+                if !matches!(slot, Slot::Offline(before) if before.error == still.error) {
+                    tracing::error!(topic = name, partition = index, %error, "the partition stays offline");
+                }
+                *slot = Slot::Offline(still);
+                false
             }
         }
     }
@@ -316,7 +436,7 @@ impl Partitions {
         );
         // One sync after the other would take minutes for ten thousand logs; closing finds nothing left to flush.
         let mut first = self.log_dir.flush_all().map_err(|error| error.to_string());
-        for partition in self.online() {
+        for partition in self.opened() {
             let closed = partition.close(&reason).map_err(|error| error.to_string());
             first = first.and(closed);
         }
@@ -356,3 +476,6 @@ fn log_config(config: &Config, topic: &TopicConfig, replicas: usize) -> LogConfi
         producer_expiry: Duration::from_millis(config.log_dir.producer_id_expiration_ms),
     }
 }
+
+#[cfg(test)]
+mod tests;

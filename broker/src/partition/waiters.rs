@@ -48,24 +48,17 @@ impl Queue {
 pub(crate) struct Ready {
     acks: Vec<AckSender>,
     readers: Vec<Arc<Notify>>,
+    /// What the appends are answered instead of success.
+    failure: Option<ApiError>,
 }
 
 impl Ready {
-    /// Answers the appends and wakes the readers.
+    /// Answers the appends and wakes the readers, who will meet a failure themselves.
     pub(crate) fn complete(self) {
+        let outcome = self.failure.map_or(Ok(()), Err);
         for ack in self.acks {
             // A caller that gave up has dropped its end.
-            let _ = ack.send(Ok(()));
-        }
-        for reader in self.readers {
-            reader.notify_one();
-        }
-    }
-
-    /// Fails the appends and wakes the readers, who will meet the error themselves.
-    pub(crate) fn fail(self, error: &ApiError) {
-        for ack in self.acks {
-            let _ = ack.send(Err(error.clone()));
+            let _ = ack.send(outcome.clone());
         }
         for reader in self.readers {
             reader.notify_one();
@@ -119,9 +112,12 @@ impl Waiters {
         ready.readers.extend(self.readers.iter().cloned());
     }
 
-    /// Takes everybody out, for a partition that has ended.
-    pub(crate) fn take_all(&mut self) -> Ready {
-        let mut ready = Ready::default();
+    /// Takes everybody out, for a partition that has ended; the appends fail with `reason`.
+    pub(crate) fn take_all(&mut self, reason: &ApiError) -> Ready {
+        let mut ready = Ready {
+            failure: Some(reason.clone()),
+            ..Ready::default()
+        };
         self.durable.pop_until(Offset::MAX, &mut ready);
         self.replicated.pop_until(Offset::MAX, &mut ready);
         ready.readers.extend(self.readers.iter().cloned());

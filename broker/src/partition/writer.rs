@@ -28,6 +28,8 @@ pub(crate) struct Appended {
     pub(crate) base_offset: Offset,
     /// When the broker appended, for topics with log append time; else none.
     pub(crate) log_append_time: Timestamp,
+    /// The producer had sent it before, so nothing was appended now.
+    pub(crate) duplicate: bool,
     /// Completed when the acknowledgement is due; `None` if it is due now.
     pub(crate) ack: Option<oneshot::Receiver<Result<(), ApiError>>>,
 }
@@ -52,7 +54,7 @@ impl Partition {
         }
         let (appended, ready) = self.with_state(|state| self.append_locked(state, batch, wait))?;
         ready.complete();
-        Ok(appended)
+        appended
     }
 
     fn append_locked(
@@ -60,7 +62,7 @@ impl Partition {
         state: &mut State,
         batch: &RecordBatch,
         wait: AckWait,
-    ) -> Result<(Appended, Ready), ApiError> {
+    ) -> Result<(Result<Appended, ApiError>, Ready), ApiError> {
         let log = state.log()?;
         let now = self.clock.now();
         if batch.header().has_producer() {
@@ -75,23 +77,27 @@ impl Partition {
                     let appended = Appended {
                         base_offset,
                         log_append_time: append_time,
+                        duplicate: true,
                         ack,
                     };
-                    return Ok((appended, Ready::default()));
+                    return Ok((Ok(appended), Ready::default()));
                 }
             }
         }
-        let placed = log.append(batch, self.leader_epoch, now)?;
+        let placed = log.append(batch, self.leader_epoch(), now)?;
         let log_end = placed.last_offset.plus(1);
-        let effects = state.progress.on(now, Event::Appended { log_end });
-        let ready = self.publish(state, effects);
+        let ready = self.advance(state, Event::Appended { log_end });
+        if let Some(broken) = self.broken() {
+            return Ok((Err(broken.clone()), ready));
+        }
         let ack = self.wait_for(state, log_end, wait);
         let appended = Appended {
             base_offset: placed.base_offset,
             log_append_time: placed.log_append_time,
+            duplicate: false,
             ack,
         };
-        Ok((appended, ready))
+        Ok((Ok(appended), ready))
     }
 
     /// Joins the queue of what `wait` needs; `None` if the offset has passed `end` already.

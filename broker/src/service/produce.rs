@@ -10,7 +10,8 @@ use tokio::sync::oneshot;
 
 use crate::error::ApiError;
 use crate::faults::Api;
-use crate::partition::{AckWait, Partition};
+use crate::metrics::Metrics;
+use crate::partition::{AckWait, Appended, Partition};
 use crate::service::faults::Lost;
 use crate::service::{RequestContext, Service};
 
@@ -75,11 +76,22 @@ pub(crate) struct PendingProduce {
     results: Vec<AppendResult>,
     acks: Vec<(usize, Ack)>,
     deadline: Instant,
+    metrics: Arc<Metrics>,
     /// The answer is to get lost.
     lost: Option<Lost>,
 }
 
 impl PendingProduce {
+    fn new(deadline: Instant, metrics: Arc<Metrics>) -> Self {
+        Self {
+            results: Vec::new(),
+            acks: Vec::new(),
+            deadline,
+            metrics,
+            lost: None,
+        }
+    }
+
     /// Adds the result of an append that was left out, at its place in the request.
     pub(super) fn insert(&mut self, index: usize, result: AppendResult) {
         self.results.insert(index, result);
@@ -106,6 +118,7 @@ impl PendingProduce {
                 )),
             };
             if let Err(error) = result {
+                self.metrics.count_produce_error();
                 self.results[index].outcome = Err(error);
             }
         }
@@ -151,12 +164,7 @@ impl Service {
         if let Some(callers) = ctx.deadline {
             deadline = deadline.min(callers);
         }
-        let mut pending = PendingProduce {
-            results: Vec::with_capacity(request.appends.len()),
-            acks: Vec::new(),
-            deadline,
-            lost: None,
-        };
+        let mut pending = PendingProduce::new(deadline, Arc::clone(&self.metrics));
         for append in request.appends {
             let outcome = match &request.transactional_id {
                 Some(id) => Err(transactions_refused(id)),
@@ -177,12 +185,9 @@ impl Service {
                     .extend(ack.map(|ack| (pending.results.len(), ack)));
                 stored
             });
-            self.metrics.count_produce(outcome.as_ref().map(|stored| {
-                (
-                    u64::try_from(stored.record_count).unwrap_or(0),
-                    append.batch.len() as u64,
-                )
-            }));
+            if outcome.is_err() {
+                self.metrics.count_produce_error();
+            }
             let Append {
                 topic, partition, ..
             } = append;
@@ -212,6 +217,7 @@ impl Service {
             self.enough_replicas(&partition)?;
         }
         let appended = partition.append(&batch, wait)?;
+        count(&self.metrics, &batch, &appended);
         let stored = Stored {
             base_offset: appended.base_offset,
             record_count: batch.header().record_count,
@@ -272,6 +278,14 @@ impl Service {
     }
 }
 
+/// Counts what was appended; a batch that an idempotent producer repeats was not.
+fn count(metrics: &Metrics, batch: &RecordBatch, appended: &Appended) {
+    if !appended.duplicate {
+        let records = u64::try_from(batch.header().record_count).unwrap_or(0);
+        metrics.count_append(records, batch.bytes().len() as u64);
+    }
+}
+
 fn transactions_refused(id: &str) -> ApiError {
     ApiError::new(
         ErrorCode::UnsupportedForMessageFormat,
@@ -291,4 +305,71 @@ fn checked_batch(bytes: &Bytes) -> Result<RecordBatch, ApiError> {
         ));
     }
     Ok(batch)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering::Relaxed;
+
+    use logweir_proto::record::{BatchBuilder, Compression};
+
+    use super::*;
+
+    fn result() -> AppendResult {
+        let stored = Stored {
+            base_offset: Offset::new(0),
+            record_count: 1,
+            log_append_time: Timestamp::NONE,
+            log_start_offset: Offset::new(0),
+        };
+        AppendResult {
+            topic: Arc::from("orders"),
+            partition: PartitionId::new(0),
+            outcome: Ok(stored),
+        }
+    }
+
+    /// Acknowledgements that did not come in time used to be no errors in the metrics.
+    #[tokio::test]
+    async fn an_acknowledgement_that_does_not_come_in_time_is_an_error_and_counted() {
+        let metrics = Arc::new(Metrics::default());
+        let (_disk_stands_still, ack) = oneshot::channel();
+        let (acknowledged, other) = oneshot::channel();
+        acknowledged.send(Ok(())).unwrap();
+        let mut pending = PendingProduce::new(Instant::now(), Arc::clone(&metrics));
+        pending.results = vec![result(), result()];
+        pending.acks = vec![(0, ack), (1, other)];
+        let results = pending.wait().await;
+        let error = results[0].outcome.as_ref().unwrap_err();
+        assert_eq!(error.code, ErrorCode::RequestTimedOut);
+        assert!(results[1].outcome.is_ok());
+        assert_eq!(metrics.produce_errors.load(Relaxed), 1);
+    }
+
+    /// A batch that an idempotent producer sends again is answered and not appended; it used to be counted again.
+    #[test]
+    fn a_repeated_batch_is_not_counted_as_appended() {
+        let mut builder = BatchBuilder::new(Compression::None);
+        for value in [b"a", b"b"] {
+            let timestamp = Timestamp::new(1);
+            builder.append(timestamp, None, Some(value), &[]).unwrap();
+        }
+        let batch = checked_batch(&builder.build().unwrap()).unwrap();
+        let metrics = Metrics::default();
+        for duplicate in [false, true, true] {
+            let appended = Appended {
+                base_offset: Offset::new(0),
+                log_append_time: Timestamp::NONE,
+                duplicate,
+                ack: None,
+            };
+            count(&metrics, &batch, &appended);
+        }
+        assert_eq!(metrics.produce_batches.load(Relaxed), 1);
+        assert_eq!(metrics.produce_records.load(Relaxed), 2);
+        assert_eq!(
+            metrics.produce_bytes.load(Relaxed),
+            batch.bytes().len() as u64
+        );
+    }
 }

@@ -306,8 +306,11 @@ impl Service {
         let index = usize::try_from(partition.get()).ok()?;
         match self.partitions().slot(&topic.name, index)? {
             Slot::Elsewhere => None,
-            Slot::Offline(error) => Some(Err(error)),
-            Slot::Online(partition) => Some(Ok(PartitionOffsets::of(&partition))),
+            Slot::Offline(offline) => Some(Err(offline.error)),
+            Slot::Online(partition) => Some(match partition.broken() {
+                Some(broken) => Err(broken.clone()),
+                None => Ok(PartitionOffsets::of(&partition)),
+            }),
         }
     }
 
@@ -342,8 +345,8 @@ impl Service {
             ));
         }
         for slot in slots {
-            if let Slot::Offline(error) = slot {
-                return Err(error);
+            if let Slot::Offline(offline) = slot {
+                return Err(offline.error);
             }
         }
         Ok(())

@@ -1,0 +1,124 @@
+//! One partition on a simulated disk: what becomes of its neighbours when its offsets contradict each other, and
+//! what a new leader epoch changes.
+
+use std::path::Path;
+use std::sync::mpsc::channel;
+
+use logweir_proto::record::{BatchBuilder, Compression, RecordBatch};
+use logweir_proto::{ErrorCode, ProducerEpoch, ProducerId, Sequence};
+use logweir_storage::disk::{DiskOp, SimDisk};
+use logweir_storage::{FlushPolicy, LogDirConfig};
+
+use super::*;
+
+const NODE: NodeId = NodeId::new(1);
+
+fn log_dir(disk: &SimDisk) -> Arc<LogDir> {
+    let config = LogDirConfig {
+        reserve_bytes: 0,
+        ..LogDirConfig::default()
+    };
+    LogDir::open(Arc::new(disk.clone()), Path::new("/"), config).unwrap()
+}
+
+/// A partition that flushes per ack.
+fn partition(log_dir: &Arc<LogDir>, topic: &str, leader_epoch: i32) -> Arc<Partition> {
+    let spec = PartitionSpec {
+        topic: Arc::from(topic),
+        topic_id: TopicId::random(),
+        partition: PartitionId::new(0),
+        leader_epoch: LeaderEpoch::new(leader_epoch),
+        isr: vec![NODE],
+        config: LogConfig {
+            flush: FlushPolicy {
+                per_ack: true,
+                ..FlushPolicy::default()
+            },
+            ..LogConfig::default()
+        },
+        max_message_bytes: 1 << 20,
+    };
+    Partition::open(log_dir, NODE, spec, &Clock::default(), &Arc::default()).unwrap()
+}
+
+fn batch() -> RecordBatch {
+    let mut builder = BatchBuilder::new(Compression::None);
+    builder
+        .append(Timestamp::new(1), None, Some(b"v"), &[])
+        .unwrap();
+    RecordBatch::from_bytes(builder.build().unwrap()).unwrap()
+}
+
+/// A broken invariant used to be an assertion. On the group-commit thread, which moves the durable end of every
+/// partition, it ended that thread: no topic of the broker that flushes per ack was acknowledged any more.
+#[test]
+fn offsets_out_of_order_end_their_partition_and_the_group_commit_thread_goes_on_for_the_others() {
+    let disk = SimDisk::new(1 << 30);
+    let dir = log_dir(&disk);
+    let (sick, sound) = (partition(&dir, "sick", 0), partition(&dir, "sound", 0));
+    let (entered, at_sync) = channel();
+    let (release, released) = channel::<()>();
+    let gate = Mutex::new((entered, released));
+    disk.set_hook(Some(Arc::new(move |op, _: &Path| {
+        if op == DiskOp::Sync {
+            let gate = gate.lock();
+            let _ = gate.0.send(());
+            let _ = gate.1.recv();
+        }
+    })));
+    let ack = sick.append(&batch(), AckWait::Leader).unwrap().ack.unwrap();
+    at_sync.recv().unwrap();
+    let contradiction = (Offset::new(10), Offset::new(0), Offset::new(5));
+    sick.state.lock().progress = Progress::new(NODE, vec![NODE], true, contradiction);
+    drop(release);
+
+    let refused = ack.blocking_recv().unwrap().unwrap_err();
+    assert_eq!(refused.code, ErrorCode::KafkaStorageError);
+    assert!(refused.message.contains("topic \"sick\""), "{refused}");
+    assert!(refused.message.contains("out of order"), "{refused}");
+    assert_eq!(sick.broken(), Some(&refused));
+    assert_eq!(sick.append(&batch(), AckWait::None).unwrap_err(), refused);
+
+    let ack = sound.append(&batch(), AckWait::Leader).unwrap().ack;
+    assert_eq!(ack.map(|ack| ack.blocking_recv()), Some(Ok(Ok(()))));
+    assert_eq!(sound.broken(), None);
+    sick.close(&refused).unwrap();
+}
+
+#[test]
+fn a_new_leader_epoch_stamps_the_next_batch_and_fences_who_knows_the_old_one() {
+    let disk = SimDisk::new(1 << 30);
+    let partition = partition(&log_dir(&disk), "orders", 4);
+    partition.append(&batch(), AckWait::None).unwrap();
+    let old = LeaderEpoch::new(4);
+    partition.check_epoch(Some(old)).unwrap();
+
+    partition.lead_in(LeaderEpoch::new(5));
+    partition.lead_in(LeaderEpoch::new(3));
+    let refused = partition.check_epoch(Some(old)).unwrap_err();
+    assert_eq!(refused.code, ErrorCode::FencedLeaderEpoch);
+    partition.append(&batch(), AckWait::None).unwrap();
+    let log = partition.log();
+    assert_eq!(log.leader_epoch_of(Offset::new(0)), old);
+    assert_eq!(log.leader_epoch_of(Offset::new(1)), LeaderEpoch::new(5));
+    // What KIP-101 asks: where the old epoch ended.
+    assert_eq!(log.end_offset_of_epoch(old), Some((old, Offset::new(1))));
+}
+
+#[test]
+fn a_batch_that_its_producer_repeats_is_known_as_a_duplicate() {
+    let disk = SimDisk::new(1 << 30);
+    let partition = partition(&log_dir(&disk), "orders", 0);
+    let mut builder = BatchBuilder::new(Compression::None);
+    let (id, epoch) = (ProducerId::new(7), ProducerEpoch::new(0));
+    builder.producer(id, epoch, Sequence::new(0));
+    builder
+        .append(Timestamp::new(1), None, Some(b"v"), &[])
+        .unwrap();
+    let batch = RecordBatch::from_bytes(builder.build().unwrap()).unwrap();
+    for duplicate in [false, true] {
+        let appended = partition.append(&batch, AckWait::None).unwrap();
+        assert_eq!(appended.duplicate, duplicate);
+        assert_eq!(appended.base_offset, Offset::new(0));
+    }
+}
