@@ -19,8 +19,10 @@ use crate::service::{CreateTopic, PartitionOffsets, RequestContext, TopicImage, 
 const MAX_TOPICS: usize = 1_000;
 /// Partitions of one request.
 const MAX_PARTITIONS: usize = 10_000;
-/// How long an operation may take where the request does not say.
+/// How long a request may take where it does not say.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
+/// The longest that a request may take.
+const MAX_TIMEOUT: Duration = Duration::from_secs(300);
 
 #[tonic::async_trait]
 impl TopicService for Handler {
@@ -30,6 +32,7 @@ impl TopicService for Handler {
     ) -> Result<Response<v1::CreateTopicsResponse>, Status> {
         let ctx = context(&request);
         let request = request.into_inner();
+        let time = Time::of(request.timeout_ms);
         at_most("topics", request.topics.len(), MAX_TOPICS)?;
         let mut results = Vec::with_capacity(request.topics.len());
         for topic in request.topics {
@@ -40,7 +43,7 @@ impl TopicService for Handler {
                     .create_topic(&ctx, topic, request.validate_only)
                     .await
             };
-            results.push(topic_result(name, within(request.timeout_ms, create).await));
+            results.push(topic_result(name, within(time, create).await));
         }
         Ok(Response::new(v1::CreateTopicsResponse { results }))
     }
@@ -51,13 +54,12 @@ impl TopicService for Handler {
     ) -> Result<Response<v1::DeleteTopicsResponse>, Status> {
         let ctx = context(&request);
         let request = request.into_inner();
+        let time = Time::of(request.timeout_ms);
         at_most("topics", request.names.len(), MAX_TOPICS)?;
         let mut results = Vec::with_capacity(request.names.len());
         for name in request.names {
             let delete = self.service.delete_topic(&ctx, &name);
-            let outcome = within(request.timeout_ms, delete)
-                .await
-                .map(TopicOutcome::Done);
+            let outcome = within(time, delete).await.map(TopicOutcome::Done);
             results.push(topic_result(name, outcome));
         }
         Ok(Response::new(v1::DeleteTopicsResponse { results }))
@@ -114,11 +116,12 @@ impl TopicService for Handler {
     ) -> Result<Response<v1::CreatePartitionsResponse>, Status> {
         let ctx = context(&request);
         let request = request.into_inner();
+        let time = Time::of(request.timeout_ms);
         let (name, total) = (request.name, request.partitions);
         let create = self
             .service
             .create_partitions(&ctx, &name, total, request.validate_only);
-        let outcome = within(request.timeout_ms, create).await;
+        let outcome = within(time, create).await;
         let result = Some(topic_result(name, outcome));
         Ok(Response::new(v1::CreatePartitionsResponse { result }))
     }
@@ -150,6 +153,7 @@ impl TopicService for Handler {
     ) -> Result<Response<v1::AlterConfigsResponse>, Status> {
         let ctx = context(&request);
         let request = request.into_inner();
+        let time = Time::of(0);
         at_most("topics", request.topics.len(), MAX_TOPICS)?;
         let mut results = Vec::with_capacity(request.topics.len());
         for change in request.topics {
@@ -161,7 +165,7 @@ impl TopicService for Handler {
                 change.unset,
                 request.validate_only,
             );
-            let outcome = within(0, alter).await.map(TopicOutcome::Done);
+            let outcome = within(time, alter).await.map(TopicOutcome::Done);
             results.push(topic_result(change.topic, outcome));
         }
         Ok(Response::new(v1::AlterConfigsResponse { results }))
@@ -173,6 +177,7 @@ impl TopicService for Handler {
     ) -> Result<Response<v1::DeleteRecordsResponse>, Status> {
         let ctx = context(&request);
         let request = request.into_inner();
+        let time = Time::of(request.timeout_ms);
         at_most("partitions", request.partitions.len(), MAX_PARTITIONS)?;
         let mut results = Vec::with_capacity(request.partitions.len());
         for wanted in request.partitions {
@@ -181,7 +186,7 @@ impl TopicService for Handler {
             let delete = self
                 .service
                 .delete_records(&ctx, &wanted.topic, partition, before);
-            let outcome = within(request.timeout_ms, delete).await;
+            let outcome = within(time, delete).await;
             results.push(v1::DeleteRecordsResult {
                 topic: wanted.topic,
                 partition: wanted.partition,
@@ -237,25 +242,40 @@ impl Handler {
 }
 
 /// Gives up waiting after the time; the operation itself may still succeed.
+/// The time a request has, for all that it asks for together.
+#[derive(Clone, Copy, Debug)]
+struct Time {
+    total: Duration,
+    up_at: tokio::time::Instant,
+}
+
+impl Time {
+    /// `timeout_ms` from now; 0 means the default.
+    fn of(timeout_ms: u32) -> Self {
+        let total = match timeout_ms {
+            0 => DEFAULT_TIMEOUT,
+            ms => Duration::from_millis(u64::from(ms)).min(MAX_TIMEOUT),
+        };
+        let up_at = tokio::time::Instant::now() + total;
+        Self { total, up_at }
+    }
+}
+
+/// Does one of the things a request asks for; not even begun when its time is up.
 async fn within<T>(
-    timeout_ms: u32,
+    time: Time,
     work: impl Future<Output = Result<T, ApiError>>,
 ) -> Result<T, ApiError> {
-    let timeout = match timeout_ms {
-        0 => DEFAULT_TIMEOUT,
-        ms => Duration::from_millis(u64::from(ms)),
+    let late = |what: &str| {
+        let message = format!("not done within {} ms; {what}", time.total.as_millis());
+        Err(ApiError::new(ErrorCode::RequestTimedOut, message))
     };
-    tokio::time::timeout(timeout, work)
+    if tokio::time::Instant::now() >= time.up_at {
+        return late("it was not begun");
+    }
+    tokio::time::timeout_at(time.up_at, work)
         .await
-        .unwrap_or_else(|_| {
-            Err(ApiError::new(
-                ErrorCode::RequestTimedOut,
-                format!(
-                    "not done within {} ms; it may still be carried out",
-                    timeout.as_millis()
-                ),
-            ))
-        })
+        .unwrap_or_else(|_| late("it may still be carried out"))
 }
 
 fn new_topic(topic: v1::NewTopic) -> Result<CreateTopic, ApiError> {
@@ -349,5 +369,40 @@ fn offsets(here: &PartitionOffsets) -> v1::PartitionOffsets {
         log_end_offset: here.log_end.get(),
         durable_end_offset: here.durable_end.get(),
         size_bytes: here.size_bytes,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The time used to begin anew with every entry: a request of 1,000 topics could take 1,000 times as long as asked.
+    #[tokio::test]
+    async fn all_entries_of_a_request_share_one_time_and_none_begins_after_it() {
+        let time = Time::of(20);
+        let slow = std::future::pending::<Result<(), ApiError>>();
+        let error = within(time, slow).await.unwrap_err();
+        assert_eq!(error.code, ErrorCode::RequestTimedOut);
+        assert!(
+            error.message.contains("may still be carried out"),
+            "{error}"
+        );
+        let mut begun = false;
+        let next = async {
+            begun = true;
+            Ok(())
+        };
+        let error = within(time, next).await.unwrap_err();
+        assert!(
+            error.message.contains("within 20 ms; it was not begun"),
+            "{error}"
+        );
+        assert!(!begun);
+    }
+
+    #[tokio::test]
+    async fn a_request_has_300_seconds_at_most() {
+        assert_eq!(Time::of(u32::MAX).total, Duration::from_secs(300));
+        assert_eq!(Time::of(0).total, Duration::from_secs(30));
     }
 }
