@@ -9,7 +9,9 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::Instant;
 
 use logweir_proto::{LeaderEpoch, NodeId, Offset, PartitionId, Timestamp, TopicId};
-use logweir_storage::{ChangeError, FlushOutcome, Log, LogConfig, LogDir, LogReader, OpenError};
+use logweir_storage::{
+    ChangeError, FlushOutcome, Log, LogConfig, LogDir, LogReader, OpenError, Trim,
+};
 use parking_lot::Mutex;
 
 use crate::clock::Clock;
@@ -56,6 +58,8 @@ pub(crate) struct Partition {
     max_message_bytes: AtomicU64,
     clock: Clock,
     lock_hold: Arc<LockHold>,
+    /// Held while the log start is raised, which waits for the disk; taken before `state`, which is not held meanwhile.
+    trimming: Mutex<()>,
     state: Mutex<State>,
 }
 
@@ -113,6 +117,7 @@ impl Partition {
             max_message_bytes: AtomicU64::new(spec.max_message_bytes as u64),
             clock: clock.clone(),
             lock_hold: Arc::clone(lock_hold),
+            trimming: Mutex::new(()),
             state: Mutex::new(State {
                 log: Some(log),
                 progress,
@@ -179,11 +184,13 @@ impl Partition {
         ready.complete();
     }
 
-    /// Deletes the records below `before` (exclusive), at most up to the high watermark.
+    /// Deletes the records below `before` (exclusive), at most up to the high watermark. Waits for the disk, while
+    /// appends go on.
     ///
     /// # Errors
     /// `OFFSET_OUT_OF_RANGE` above the high watermark, `KAFKA_STORAGE_ERROR` if the disk fails.
     pub(crate) fn delete_records(&self, before: Option<Offset>) -> Result<Offset, ApiError> {
+        let _trimming = self.trimming.lock();
         let mut state = self.state.lock();
         let high_watermark = state.progress.high_watermark();
         let before = before.unwrap_or(high_watermark);
@@ -195,28 +202,42 @@ impl Partition {
                 ),
             ));
         }
-        let log_start = state.log()?.delete_records_before(before)?;
-        let ready = self.advance(&mut state, Event::LogStartMoved { log_start });
+        let planned = state.log()?.plan_delete_before(before)?;
         drop(state);
-        ready.complete();
-        Ok(log_start)
+        if let Some(trim) = planned {
+            self.trim(trim)?;
+        }
+        Ok(self.reader.log_start_offset())
     }
 
-    /// Rolls and deletes what the topic's retention says; how many segments were deleted.
+    /// Rolls and deletes what the topic's retention says; how many segments were deleted. Waits for the disk, while
+    /// appends go on.
     ///
     /// # Errors
     /// `KAFKA_STORAGE_ERROR` if the disk fails.
     pub(crate) fn enforce_retention(&self, now: Timestamp) -> Result<u64, ApiError> {
+        let _trimming = self.trimming.lock();
         let mut state = self.state.lock();
         let high_watermark = state.progress.high_watermark();
         let log = state.log()?;
         log.roll_if_due(now)?;
-        let removed = log.enforce_retention(now, high_watermark)?;
+        let planned = log.plan_retention(now, high_watermark)?;
+        drop(state);
+        planned.map_or(Ok(0), |trim| self.trim(trim))
+    }
+
+    /// Raises the log start. Only what waits for the disk is done without the lock: the new start must be durable
+    /// before anybody sees it and before a segment goes. The caller holds `trimming`.
+    fn trim(&self, trim: Trim) -> Result<u64, ApiError> {
+        trim.write()?;
+        let mut state = self.state.lock();
+        let log = state.log()?;
+        let removed = log.finish_trim(trim);
         let log_start = log.log_start_offset();
         let ready = self.advance(&mut state, Event::LogStartMoved { log_start });
         drop(state);
         ready.complete();
-        Ok(removed)
+        Ok(removed?)
     }
 
     /// Ends the partition: waiters get `reason`, appends are refused, the log is closed.

@@ -213,7 +213,8 @@ impl Partitions {
         self.log_dir.offline().map(|reason| reason.to_string())
     }
 
-    /// Renames what no topic of the image accounts for, so that nothing is ever deleted by mistake.
+    /// Renames what no topic of the image accounts for, so that nothing is ever deleted by mistake. Only logs of a topic
+    /// that the image knows to have been deleted go: a broker that was killed had not removed them yet.
     pub(crate) fn set_strays_aside(&self, existing: &[LogId], image: &Image) {
         for log in existing {
             let known = image.topics.get(&log.topic).is_some_and(|topic| {
@@ -221,7 +222,16 @@ impl Partitions {
                     && usize::try_from(log.partition.get())
                         .is_ok_and(|i| i < topic.partitions.len())
             });
-            if !known {
+            if known {
+                continue;
+            }
+            if image.was_deleted(&log.topic_id) {
+                tracing::info!(topic = %log.topic, topic_id = %log.topic_id, partition = %log.partition,
+                    "a log of a deleted topic is removed");
+                if let Err(error) = self.log_dir.delete_closed_log(log) {
+                    tracing::error!(%error, topic = %log.topic, "cannot remove the log");
+                }
+            } else {
                 tracing::warn!(topic = %log.topic, topic_id = %log.topic_id, partition = %log.partition,
                     "a log that no topic accounts for is set aside as .stray");
                 if let Err(error) = self.log_dir.set_stray(log) {

@@ -122,3 +122,49 @@ fn a_batch_that_its_producer_repeats_is_known_as_a_duplicate() {
         assert_eq!(appended.base_offset, Offset::new(0));
     }
 }
+
+/// Deleting records used to hold the partition's lock while the new log start was synced: appends, metrics and the
+/// group-commit thread stood still for as long as the disk took.
+#[test]
+fn appends_go_on_while_a_new_log_start_is_being_synced() {
+    let disk = SimDisk::new(1 << 30);
+    let partition = partition(&log_dir(&disk), "orders", 0);
+    let ack = partition.append(&batch(), AckWait::Leader).unwrap().ack;
+    assert_eq!(ack.map(|ack| ack.blocking_recv()), Some(Ok(Ok(()))));
+    let (entered, at_sync) = channel();
+    let (release, released) = channel::<()>();
+    let gate = Mutex::new((entered, released));
+    disk.set_hook(Some(Arc::new(move |op, path: &Path| {
+        if op == DiskOp::Sync && path.to_string_lossy().contains("log-state") {
+            let gate = gate.lock();
+            let _ = gate.0.send(());
+            let _ = gate.1.recv();
+        }
+    })));
+    let deleting = Arc::clone(&partition);
+    let deletion = std::thread::spawn(move || deleting.delete_records(None));
+    at_sync.recv().unwrap();
+    let (appended, answer) = channel();
+    let appending = Arc::clone(&partition);
+    std::thread::spawn(move || {
+        let offset = appending
+            .append(&batch(), AckWait::None)
+            .unwrap()
+            .base_offset;
+        appended.send(offset)
+    });
+    let offset = answer.recv_timeout(std::time::Duration::from_secs(30));
+    assert_eq!(
+        partition.log().log_start_offset(),
+        Offset::new(0),
+        "not durable yet"
+    );
+    drop(release);
+    assert_eq!(
+        offset,
+        Ok(Offset::new(1)),
+        "the append waited for the deletion"
+    );
+    assert_eq!(deletion.join().unwrap(), Ok(Offset::new(1)));
+    assert_eq!(partition.log().log_start_offset(), Offset::new(1));
+}

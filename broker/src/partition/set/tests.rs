@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use logweir_proto::grpc::internal::record::Kind;
-use logweir_proto::grpc::internal::{PartitionRecord, Record, TopicRecord};
+use logweir_proto::grpc::internal::{PartitionRecord, Record, RemoveTopicRecord, TopicRecord};
 use logweir_proto::record::{BatchBuilder, Compression, RecordBatch};
 use logweir_storage::LogDirConfig;
 use logweir_storage::disk::{Disk, DiskOp, SimDisk, SimFault};
@@ -177,4 +177,49 @@ fn a_leader_epoch_of_a_later_image_reaches_the_open_partition() {
     assert_eq!(get(&partitions, 0).unwrap().leader_epoch().get(), 0);
     partitions.apply(&image(&topic(1, 3)));
     assert_eq!(get(&partitions, 0).unwrap().leader_epoch().get(), 3);
+}
+
+/// Killed between the metadata's answer and the removal of the files, a broker used to leave a `.stray` folder of the
+/// deleted topic behind for ever.
+#[test]
+fn the_logs_of_an_interrupted_topic_deletion_go_at_the_next_start_and_unknown_ones_are_set_aside() {
+    let disk = SimDisk::new(1 << 30);
+    let partitions = set(&disk);
+    partitions.apply(&image(&topic(2, 0)));
+    partitions.close().unwrap();
+    drop(partitions);
+    let names = || {
+        let entries = disk
+            .list(&Path::new("/logs").join(TOPIC))
+            .unwrap_or_default();
+        entries
+            .into_iter()
+            .map(|entry| entry.name)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(names().len(), 2);
+
+    let mut records = topic(1, 0);
+    let partitions = set(&disk);
+    let existing = partitions.log_dir.existing_logs().unwrap();
+    // Of this topic partition 1 was never made: nothing proves that it may go.
+    partitions.set_strays_aside(&existing, &image(&records));
+    let mut left = names();
+    left.sort();
+    assert!(
+        left[0].starts_with("0-") && !left[0].ends_with(".stray"),
+        "{left:?}"
+    );
+    assert!(
+        left[1].starts_with("1-") && left[1].ends_with(".stray"),
+        "{left:?}"
+    );
+
+    let topic_id = bytes::Bytes::copy_from_slice(&ID);
+    records.push(record(Kind::RemoveTopic(RemoveTopicRecord { topic_id })));
+    let existing = partitions.log_dir.existing_logs().unwrap();
+    assert_eq!(existing.len(), 1);
+    partitions.set_strays_aside(&existing, &image(&records));
+    assert_eq!(names(), left[1..]);
+    partitions.close().unwrap();
 }
