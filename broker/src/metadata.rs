@@ -70,6 +70,9 @@ pub(crate) struct QuorumConfig {
     /// Kept until the thread has ended and the files are closed: the directory's lock, so that nobody
     /// opens it too early.
     pub(crate) keep: Option<Arc<dyn Any + Send + Sync>>,
+    /// Gives up space that was kept for metadata, when a write met a full disk; whether there was any. May wait for
+    /// the disk.
+    pub(crate) release_reserve: ReleaseReserve,
     /// A snapshot is made after so many log entries.
     pub(crate) snapshot_entries: u64,
     /// A snapshot is made when the entries since the last take so many bytes.
@@ -77,6 +80,9 @@ pub(crate) struct QuorumConfig {
     /// The log file is not written anew, without what was purged, before it has so many bytes.
     pub(crate) rewrite_bytes: u64,
 }
+
+/// Gives up space that was kept; whether there was any.
+pub(crate) type ReleaseReserve = Arc<dyn Fn() -> bool + Send + Sync>;
 
 /// How much the cluster may hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,6 +120,7 @@ impl QuorumConfig {
             limits: Limits::default(),
             check_topic_configs: |_| Ok(()),
             keep: None,
+            release_reserve: Arc::new(|| false),
             snapshot_entries: 2_000,
             snapshot_bytes: 4 << 20,
             rewrite_bytes: 1 << 20,
@@ -255,8 +262,25 @@ impl Quorum {
         self.inner.publisher.failure()
     }
 
+    /// Waits until the quorum has stopped, and says why: it was shut down, or something panicked. A failed or full
+    /// disk does not stop it: see [`Quorum::offline`]. Dropping the future is safe.
+    pub(crate) async fn ended(&self) -> String {
+        tokio::select! {
+            () = self.thread_ended() => {}
+            () = self.inner.publisher.stopped() => {}
+        }
+        if self.inner.stop.is_cancelled() {
+            return "the metadata quorum was shut down".to_owned();
+        }
+        let reason = self.inner.publisher.failure();
+        reason.map_or_else(
+            || "the metadata thread panicked".to_owned(),
+            |reason| format!("the metadata quorum stopped: {reason}"),
+        )
+    }
+
     /// Waits until the quorum's thread has ended, for whatever reason. Dropping the future is safe.
-    pub(crate) async fn ended(&self) {
+    async fn thread_ended(&self) {
         let mut ended = self.inner.ended.clone();
         // Nothing is ever sent: the thread drops the sender as the last thing it does.
         while ended.changed().await.is_ok() {}
@@ -417,7 +441,7 @@ impl Quorum {
     /// are closed. The image stays readable. A second call waits like the first.
     pub(crate) async fn shutdown(&self) {
         self.inner.stop.cancel();
-        self.ended().await;
+        self.thread_ended().await;
         let thread = self.inner.thread.lock().take();
         if let Some(thread) = thread
             && thread.join().is_err()

@@ -107,21 +107,11 @@ impl Run {
     }
 
     /// Runs what has to run for as long as the broker does, so that an early end is noticed.
-    fn watch_over(&self, parts: &Parts, follow: impl Future<Output = ()> + Send + 'static) {
+    fn watch_over(&self, parts: &Parts, follow: impl Future<Output = String> + Send + 'static) {
         let mut background = self.background.lock();
-        background.spawn(async move {
-            follow.await;
-            BrokerError::Ended("the partitions no longer follow the metadata".to_owned())
-        });
+        background.spawn(async move { BrokerError::Ended(follow.await) });
         let quorum = self.quorum.clone();
-        background.spawn(async move {
-            quorum.ended().await;
-            let reason = quorum.offline().map_or_else(
-                || "its thread ended".to_owned(),
-                |reason| reason.to_string(),
-            );
-            BrokerError::Ended(format!("the metadata quorum: {reason}"))
-        });
+        background.spawn(async move { BrokerError::Ended(quorum.ended().await) });
         let clock = parts.clock.clone();
         background.spawn(async move {
             clock.run().await;
@@ -296,6 +286,10 @@ fn quorum_config(config: &Config, log_dir: &Arc<LogDir>, expect_existing: bool) 
         disk_may_wait: !config.is_in_memory(),
         // The directory's lock outlives a quorum whose broker was dropped, until it writes no more.
         keep: Some(Arc::clone(log_dir) as Arc<dyn Any + Send + Sync>),
+        release_reserve: {
+            let log_dir = Arc::clone(log_dir);
+            Arc::new(move || log_dir.release_reserve())
+        },
         limits: Limits {
             max_topics: config.limits.max_topics as u64,
             max_partitions: config.limits.max_partitions as u64,

@@ -69,11 +69,13 @@ pub(super) fn open(
     };
     let machine = StateMachine::open(Arc::clone(publisher), snapshots, config.disk_may_wait)?;
     check_snapshot_reaches(&machine, &state, config)?;
+    let release = Arc::clone(&config.release_reserve);
     let (writer, io_thread) = if config.disk_may_wait {
-        let (writer, thread) = io(LogWriter::spawn(file), config.dir.clone(), "written")?;
+        let spawned = LogWriter::spawn(file, release);
+        let (writer, thread) = io(spawned, config.dir.clone(), "written")?;
         (writer, Some(thread))
     } else {
-        (LogWriter::inline(file), None)
+        (LogWriter::inline(file, release), None)
     };
     Ok(Opened {
         log: RaftLog::new(state, writer, config.rewrite_bytes),

@@ -298,7 +298,7 @@ impl Node {
                         Err(_) => Err(Fatal::Stopped),
                     };
                     if let Err(error) = running {
-                        self.fail(error.to_string());
+                        self.core_ended(&error);
                     }
                 }
             }
@@ -380,6 +380,7 @@ impl Node {
                     .map(NodeId::new);
                 Err(MetadataError::NotController { leader })
             }
+            Err(RaftError::Fatal(error)) => Err(self.core_ended(&error)),
             Err(error) => Err(self.fail(error.to_string())),
         }
     }
@@ -393,6 +394,17 @@ impl Node {
             };
         }
         self.fail(error.to_string())
+    }
+
+    /// Notes that openraft has ended. It does so for a failed disk, which is known and told by the readiness, and for
+    /// a bug, which the broker's supervisor must learn of.
+    fn core_ended(&self, error: &Fatal<u64>) -> MetadataError {
+        let offline = self.fail(error.to_string());
+        let disk_failed = matches!(error, Fatal::StorageError(_));
+        if !disk_failed || self.log.writer().has_panicked() {
+            self.publisher.stop();
+        }
+        offline
     }
 
     /// Notes that nothing can be written any more, and why.
@@ -435,7 +447,7 @@ impl Node {
             return;
         }
         if let Err(error) = self.raft.trigger().snapshot().await {
-            self.fail(error.to_string());
+            self.core_ended(&error);
         }
     }
 }

@@ -14,6 +14,7 @@ use openraft::{
 use parking_lot::Mutex;
 use prost::Message;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use super::error::QuorumError;
 use super::image::Image;
@@ -32,6 +33,8 @@ pub(super) struct Publisher {
     replacing: Mutex<()>,
     /// Why nothing is written any more.
     failure: OnceLock<Arc<str>>,
+    /// Cancelled when the quorum stopped by itself.
+    stopped: CancellationToken,
 }
 
 impl Publisher {
@@ -41,6 +44,7 @@ impl Publisher {
             version: watch::Sender::new(0),
             replacing: Mutex::new(()),
             failure: OnceLock::new(),
+            stopped: CancellationToken::new(),
         }
     }
 
@@ -60,6 +64,16 @@ impl Publisher {
     /// Notes that nothing is written any more; `false` if that was known.
     pub(super) fn fail(&self, reason: Arc<str>) -> bool {
         self.failure.set(reason).is_ok()
+    }
+
+    /// Notes that the quorum stopped by itself, for a reason that [`Publisher::fail`] has been told.
+    pub(super) fn stop(&self) {
+        self.stopped.cancel();
+    }
+
+    /// Waits until the quorum has stopped by itself.
+    pub(super) async fn stopped(&self) {
+        self.stopped.cancelled().await;
     }
 
     fn publish(&self, mut image: Image) {

@@ -18,6 +18,7 @@ mod crash;
 mod damage;
 mod restart;
 mod suite;
+mod supervision;
 
 const NODE: NodeId = NodeId::new(1);
 const DIRECTORY: [u8; 16] = [7; 16];

@@ -14,29 +14,34 @@ pub(crate) struct Reconciler {
 }
 
 impl Reconciler {
-    /// Applies the present image, and from then on every change of it until the quorum or `stop` ends.
-    /// The second value is the work itself, to be spawned.
+    /// Applies the present image, and from then on every change of it. The second value is the work itself, to be
+    /// spawned: it ends only if it cannot go on, and says why. Nobody waits for an image in vain then.
     pub(crate) async fn start(
         quorum: Quorum,
         partitions: Arc<Partitions>,
-    ) -> (Self, impl Future<Output = ()> + Send + 'static) {
+    ) -> (Self, impl Future<Output = String> + Send + 'static) {
         let mut changed = quorum.changed();
         changed.mark_unchanged();
         let image = quorum.image();
         let first = image.version;
         let to = Arc::clone(&partitions);
-        apply(to, image).await;
+        let begun = apply(to, image).await;
         let (sender, applied) = watch::channel(first);
         let work = async move {
+            if let Err(reason) = begun {
+                return reason;
+            }
             loop {
                 let image = quorum.image();
                 let version = image.version;
                 if version > *sender.borrow() {
-                    apply(Arc::clone(&partitions), image).await;
+                    if let Err(reason) = apply(Arc::clone(&partitions), image).await {
+                        return reason;
+                    }
                     sender.send_replace(version);
                 }
                 if changed.changed().await.is_err() {
-                    return;
+                    return "the metadata quorum has ended".to_owned();
                 }
             }
         };
@@ -52,9 +57,11 @@ impl Reconciler {
 }
 
 /// Opening logs may read and repair them, which must not hold up tasks that serve.
-async fn apply(partitions: Arc<Partitions>, image: Arc<crate::metadata::Image>) {
+async fn apply(
+    partitions: Arc<Partitions>,
+    image: Arc<crate::metadata::Image>,
+) -> Result<(), String> {
     let work = tokio::task::spawn_blocking(move || partitions.apply(&image));
-    if let Err(error) = work.await {
-        tracing::error!(%error, "applying the cluster image failed");
-    }
+    work.await
+        .map_err(|error| format!("the partitions cannot follow the cluster's image: {error}"))
 }
