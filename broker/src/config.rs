@@ -135,6 +135,10 @@ pub struct Limits {
     pub max_inflight_bytes_per_connection: usize,
     /// Bytes of requests that all connections may have in the broker at a time.
     pub max_inflight_bytes: usize,
+    /// Bytes of records on their way to one connection that its peer has not taken yet.
+    pub max_response_bytes_per_connection: usize,
+    /// Bytes of records on their way to all connections that their peers have not taken yet.
+    pub max_response_bytes: usize,
     /// A connection whose peer gave no sign of life for so long, not even an answer to a ping, is closed.
     pub connections_max_idle_ms: u64,
     /// Topics of the cluster.
@@ -234,6 +238,8 @@ impl Default for Limits {
             max_request_bytes: 16 << 20,
             max_inflight_bytes_per_connection: 64 << 20,
             max_inflight_bytes: 512 << 20,
+            max_response_bytes_per_connection: 64 << 20,
+            max_response_bytes: 512 << 20,
             connections_max_idle_ms: 600_000,
             max_topics: 10_000,
             max_partitions: 20_000,
@@ -470,6 +476,12 @@ impl Config {
             limits.max_inflight_bytes,
             "limits.max_inflight_bytes_per_connection",
             limits.max_inflight_bytes_per_connection,
+        );
+        at_least(
+            "limits.max_response_bytes",
+            limits.max_response_bytes,
+            "limits.max_response_bytes_per_connection",
+            limits.max_response_bytes_per_connection,
         );
     }
 }

@@ -20,20 +20,26 @@ use tonic_health::pb::health_server::{Health, HealthServer};
 
 use crate::service::Service;
 
+mod answers;
+mod body;
 mod budget;
 mod cluster;
 mod connection;
 mod context;
 mod fetch;
+mod framing;
 mod in_process;
 mod produce;
 mod records;
+mod responses;
 mod status;
 mod topics;
 
-use budget::{Budget, BudgetLayer};
+use body::LimitsLayer;
+use budget::Budget;
 use connection::Connections;
 pub(crate) use in_process::InProcess;
+use responses::ResponseLimit;
 
 /// Bytes that may be on their way to one stream, and to one connection, before the peer has to wait.
 const STREAM_WINDOW_BYTES: u32 = 4 << 20;
@@ -46,6 +52,8 @@ const MAX_STREAMS: u32 = 1_024;
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
 /// What a response may hold besides records.
 const RESPONSE_MARGIN_BYTES: usize = 16 << 20;
+/// Bytes of a request that carries no records.
+const MAX_SMALL_REQUEST_BYTES: usize = 4 << 20;
 /// Bytes of a request's headers.
 const MAX_HEADER_BYTES: u32 = 16 << 10;
 
@@ -58,6 +66,7 @@ pub(crate) async fn routes(
     stop: &CancellationToken,
 ) -> Result<Routes, tonic_reflection::server::Error> {
     let max_request = service.config.limits.max_request_bytes;
+    let max_small_request = MAX_SMALL_REQUEST_BYTES.min(max_request);
     // A response holds at most one fetch answer, whose limit is its own.
     let max_response = fetch::MAX_RESPONSE_BYTES.max(max_request) + RESPONSE_MARGIN_BYTES;
     let handler = Handler {
@@ -83,17 +92,17 @@ pub(crate) async fn routes(
         )
         .add_service(
             FetchServiceServer::new(handler.clone())
-                .max_decoding_message_size(max_request)
+                .max_decoding_message_size(max_small_request)
                 .max_encoding_message_size(max_response),
         )
         .add_service(
             TopicServiceServer::new(handler.clone())
-                .max_decoding_message_size(max_request)
+                .max_decoding_message_size(max_small_request)
                 .max_encoding_message_size(max_response),
         )
         .add_service(
             ClusterServiceServer::new(handler.clone())
-                .max_decoding_message_size(max_request)
+                .max_decoding_message_size(max_small_request)
                 .max_encoding_message_size(max_response),
         )
         .prepare())
@@ -130,6 +139,7 @@ pub(crate) async fn serve(
 ) -> Result<(), tonic::transport::Error> {
     let limits = &service.config.limits;
     let budget = Arc::new(Budget::new(limits, Arc::clone(&service.metrics)));
+    let responses = ResponseLimit::new(limits.max_response_bytes);
     let metrics = Arc::clone(&service.metrics);
     let connections = Connections::new(listener, limits, metrics, stop.clone(), cut);
     Server::builder()
@@ -143,7 +153,7 @@ pub(crate) async fn serve(
             limits.connections_max_idle_ms / 3,
         )))
         .http2_keepalive_timeout(Some(PING_TIMEOUT))
-        .layer(BudgetLayer::new(budget))
+        .layer(LimitsLayer::new(budget, responses))
         .add_routes(routes)
         .serve_with_incoming_shutdown(connections, stop.cancelled_owned())
         .await

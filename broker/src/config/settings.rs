@@ -656,7 +656,8 @@ static LIMITS: &[Setting] = &[
         kafka: Some("socket.request.max.bytes"),
         kind: Kind::Bytes,
         range: (1_024, 1 << 30),
-        doc: "A larger request is refused. At least log.max_message_bytes.",
+        doc: "A larger request is refused. At least log.max_message_bytes. Requests that carry no records have a limit of \
+              4 MiB.",
         access: Access::Broker {
             get: |c| c.limits.max_request_bytes.to_string(),
             set: |c, v| put(&mut c.limits.max_request_bytes, v),
@@ -667,7 +668,8 @@ static LIMITS: &[Setting] = &[
         name: "limits.max_inflight_bytes_per_connection",
         kind: Kind::Bytes,
         range: (1_024, i64::MAX),
-        doc: "Bytes of requests that one connection may have in the broker; beyond that it is not read from.",
+        doc: "Bytes that the unanswered requests of one connection may take in the broker, decoded; a call that passes \
+              it fails.",
         access: Access::Broker {
             get: |c| c.limits.max_inflight_bytes_per_connection.to_string(),
             set: |c, v| put(&mut c.limits.max_inflight_bytes_per_connection, v),
@@ -679,10 +681,35 @@ static LIMITS: &[Setting] = &[
         kafka: Some("queued.max.request.bytes"),
         kind: Kind::Bytes,
         range: (1_024, i64::MAX),
-        doc: "Bytes of requests that all connections may have in the broker; beyond that none is read from.",
+        doc: "Bytes that the unanswered requests of all connections may take in the broker, decoded; beyond that they \
+              are not read from until some are answered.",
         access: Access::Broker {
             get: |c| c.limits.max_inflight_bytes.to_string(),
             set: |c, v| put(&mut c.limits.max_inflight_bytes, v),
+        },
+        ..PLAIN
+    },
+    Setting {
+        name: "limits.max_response_bytes_per_connection",
+        kind: Kind::Bytes,
+        range: (1 << 20, i64::MAX),
+        doc: "Bytes of records on their way to one connection that its peer has not taken yet; more is not sent until it \
+              has. A connection may have 2 MiB beside that, whatever others hold.",
+        access: Access::Broker {
+            get: |c| c.limits.max_response_bytes_per_connection.to_string(),
+            set: |c, v| put(&mut c.limits.max_response_bytes_per_connection, v),
+        },
+        ..PLAIN
+    },
+    Setting {
+        name: "limits.max_response_bytes",
+        kind: Kind::Bytes,
+        range: (1 << 20, i64::MAX),
+        doc: "Bytes of records on their way to all connections that their peers have not taken yet; more is not sent \
+              until they have.",
+        access: Access::Broker {
+            get: |c| c.limits.max_response_bytes.to_string(),
+            set: |c, v| put(&mut c.limits.max_response_bytes, v),
         },
         ..PLAIN
     },

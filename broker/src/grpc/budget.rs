@@ -1,343 +1,387 @@
-//! Bounds the bytes of requests that are in the broker, per connection and in all.
+//! The bytes of requests that may be in the broker, per connection and in all.
 //!
-//! Every received DATA frame is charged before it is handed on; where a limit is passed the call ends
-//! with RESOURCE_EXHAUSTED. A message that has begun must be complete within [`MESSAGE_TIMEOUT`], so that
-//! nobody holds on to a share of the budget for ever.
+//! They are charged frame by frame, before a frame is handed on. What passes a connection's own limit ends the call
+//! that sent it. What passes the total waits, in the order it came, until something is given back; meanwhile that
+//! connection is not read from. If all that is held belongs to messages that are not complete, nothing would ever
+//! be given back: so one of those that wait is favoured, and may be read to its end whatever the total.
 
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use bytes::{Buf, Bytes};
-use http_body::{Body as HttpBody, Frame};
+use parking_lot::Mutex;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tonic::Status;
-use tonic::body::Body;
-use tower::{Layer, Service};
 
 use crate::config::Limits;
-use crate::grpc::connection::ConnectionInfo;
+use crate::grpc::connection::ConnectionLimits;
 use crate::metrics::Metrics;
 
-/// How long the parts of one message may take to arrive.
-const MESSAGE_TIMEOUT: Duration = Duration::from_secs(30);
-/// A gRPC message's prefix: one byte of flags, four of length.
-const PREFIX_BYTES: usize = 5;
+/// How long one frame waits for others to give bytes back. As long as a message may take to arrive: then those that
+/// hold the budget without using it are gone.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Frames that wait at a time.
+const MAX_WAITING: usize = 1_024;
 
 /// The bytes that all connections of a listener may have in the broker.
 #[derive(Debug)]
 pub(super) struct Budget {
-    total: usize,
+    total: u64,
     per_connection: usize,
     metrics: Arc<Metrics>,
+    queue: Mutex<Queue>,
+    /// The queue's length, so that giving back takes no lock where nobody waits.
+    waiting: AtomicUsize,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    waiters: VecDeque<Waiter>,
+    /// Who may pass the total.
+    favoured: Option<u64>,
+    next_id: u64,
+}
+
+#[derive(Debug)]
+struct Waiter {
+    id: u64,
+    /// Whether its message has begun, so that it holds what others wait for.
+    begun: bool,
+    waker: Waker,
 }
 
 impl Budget {
     pub(super) fn new(limits: &Limits, metrics: Arc<Metrics>) -> Self {
         Self {
-            total: limits.max_inflight_bytes,
+            total: limits.max_inflight_bytes as u64,
             per_connection: limits.max_inflight_bytes_per_connection,
             metrics,
+            queue: Mutex::default(),
+            waiting: AtomicUsize::new(0),
         }
     }
 
     fn used(&self) -> &AtomicU64 {
         &self.metrics.inflight_bytes
     }
+
+    fn has_room(&self) -> bool {
+        self.used().load(Ordering::SeqCst) < self.total
+    }
+
+    /// Takes the bytes if the total is not reached; the last frame may pass it.
+    fn take(&self, bytes: usize) -> bool {
+        let take = |used| (used < self.total).then_some(used + bytes as u64);
+        self.used()
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, take)
+            .is_ok()
+    }
+
+    fn give_back(&self, bytes: usize) {
+        self.used().fetch_sub(bytes as u64, Ordering::SeqCst);
+        // Whoever queues raises this before it looks at what is used: one of the two sees the other.
+        if self.waiting.load(Ordering::SeqCst) > 0 {
+            self.hand_on(&mut self.queue.lock());
+        }
+    }
+
+    /// Wakes whoever may go on now.
+    fn hand_on(&self, queue: &mut Queue) {
+        if self.has_room() {
+            if let Some(first) = queue.waiters.front() {
+                first.waker.wake_by_ref();
+            }
+        } else if queue.favoured.is_none()
+            && let Some(begun) = queue.waiters.iter().find(|waiter| waiter.begun)
+        {
+            queue.favoured = Some(begun.id);
+            begun.waker.wake_by_ref();
+        }
+    }
+
+    fn leave(&self, queue: &mut Queue, id: u64) {
+        queue.waiters.retain(|waiter| waiter.id != id);
+        self.waiting.store(queue.waiters.len(), Ordering::SeqCst);
+    }
 }
 
-/// What one call has been charged; released when the last clone is dropped, or as messages are settled.
+/// What one call has been charged; given back when the last clone is dropped, or as messages are settled.
 #[derive(Clone, Debug)]
 pub(super) struct Charge(Arc<Charged>);
 
 #[derive(Debug)]
 struct Charged {
     budget: Arc<Budget>,
-    connection: Arc<AtomicUsize>,
+    connection: Arc<ConnectionLimits>,
     bytes: AtomicUsize,
+    /// What each message was charged that is complete and not settled, in order.
+    messages: Mutex<VecDeque<usize>>,
 }
 
 impl Charge {
-    /// Bytes received and not yet settled.
-    #[cfg(test)]
-    fn outstanding(&self) -> usize {
-        self.0.bytes.load(Ordering::Relaxed)
+    pub(super) fn new(budget: Arc<Budget>, connection: Arc<ConnectionLimits>) -> Self {
+        Self(Arc::new(Charged {
+            budget,
+            connection,
+            bytes: AtomicUsize::new(0),
+            messages: Mutex::default(),
+        }))
     }
 
-    /// Gives back bytes whose messages have been dealt with.
-    pub(super) fn settle(&self, bytes: usize) {
-        let mut given = 0;
-        // The closure always returns a value, so the update cannot fail.
-        let _ = self
-            .0
-            .bytes
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |held| {
-                given = bytes.min(held);
-                Some(held - given)
-            });
-        self.0.release(given);
+    /// Notes messages that are complete, with what they were charged.
+    pub(super) fn complete(&self, messages: impl Iterator<Item = usize>) {
+        self.0.messages.lock().extend(messages);
     }
 
-    /// Takes `bytes` more.
-    fn add(&self, bytes: usize) -> Result<(), Status> {
-        let charged = &self.0;
-        charged.bytes.fetch_add(bytes, Ordering::Relaxed);
-        let connection = charged.connection.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        let total = charged
-            .budget
-            .used()
-            .fetch_add(bytes as u64, Ordering::Relaxed)
-            + bytes as u64;
-        if connection > charged.budget.per_connection {
-            return Err(exhausted(
-                "this connection has",
-                connection as u64,
-                charged.budget.per_connection,
-            ));
+    /// Gives back what the next complete message was charged, except for at most `keep` bytes.
+    pub(super) fn settle(&self, keep: usize) -> Kept {
+        let charged = self.0.messages.lock().pop_front().unwrap_or(0);
+        let kept = keep.min(charged);
+        self.0.give_back(charged - kept);
+        Kept {
+            charge: self.clone(),
+            bytes: kept,
         }
-        if total > charged.budget.total as u64 {
-            return Err(exhausted(
-                "all connections have",
-                total,
-                charged.budget.total,
-            ));
-        }
-        Ok(())
     }
-}
 
-fn exhausted(who: &str, bytes: u64, limit: usize) -> Status {
-    Status::resource_exhausted(format!(
-        "{who} {bytes} bytes of unanswered requests in the broker, the limit is {limit}; send less at a time"
-    ))
+    /// Counts bytes that have come against the connection's limit.
+    ///
+    /// # Errors
+    /// `RESOURCE_EXHAUSTED` if they would pass it; then they are not counted.
+    pub(super) fn count(&self, bytes: usize) -> Result<(), Status> {
+        let (charged, limit) = (&self.0, self.0.budget.per_connection);
+        let now = charged
+            .connection
+            .inflight
+            .fetch_add(bytes, Ordering::Relaxed)
+            + bytes;
+        if now <= limit {
+            return Ok(());
+        }
+        charged
+            .connection
+            .inflight
+            .fetch_sub(bytes, Ordering::Relaxed);
+        Err(Status::resource_exhausted(format!(
+            "this connection has requests in the broker that take {now} bytes decoded, the limit is {limit}; \
+             send less at a time"
+        )))
+    }
+
+    /// Takes back [`Charge::count`] for a frame that will not be charged.
+    pub(super) fn uncount(&self, bytes: usize) {
+        self.0
+            .connection
+            .inflight
+            .fetch_sub(bytes, Ordering::Relaxed);
+    }
 }
 
 impl Charged {
-    fn release(&self, bytes: usize) {
-        self.connection.fetch_sub(bytes, Ordering::Relaxed);
-        self.budget
-            .used()
-            .fetch_sub(bytes as u64, Ordering::Relaxed);
+    fn give_back(&self, bytes: usize) {
+        if bytes > 0 {
+            self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+            self.connection.inflight.fetch_sub(bytes, Ordering::Relaxed);
+            self.budget.give_back(bytes);
+        }
     }
 }
 
 impl Drop for Charged {
     fn drop(&mut self) {
-        self.release(self.bytes.load(Ordering::Relaxed));
+        self.give_back(self.bytes.load(Ordering::Relaxed));
     }
 }
 
-/// Puts [`ChargedBody`] around every request's body, and its [`Charge`] into the request.
-#[derive(Clone, Debug)]
-pub(super) struct BudgetLayer(Arc<Budget>);
-
-impl BudgetLayer {
-    pub(super) fn new(budget: Arc<Budget>) -> Self {
-        Self(budget)
-    }
-}
-
-impl<S> Layer<S> for BudgetLayer {
-    type Service = BudgetService<S>;
-
-    fn layer(&self, inner: S) -> Self::Service {
-        BudgetService {
-            inner,
-            budget: Arc::clone(&self.0),
-        }
-    }
-}
-
-/// See [`BudgetLayer`].
-#[derive(Clone, Debug)]
-pub(super) struct BudgetService<S> {
-    inner: S,
-    budget: Arc<Budget>,
-}
-
-impl<S> Service<http::Request<Body>> for BudgetService<S>
-where
-    S: Service<http::Request<Body>>,
-{
-    type Response = S::Response;
-    type Error = S::Error;
-    type Future = S::Future;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        let (mut parts, body) = request.into_parts();
-        let connection = parts
-            .extensions
-            .get::<ConnectionInfo>()
-            .map_or_else(Arc::default, |info| Arc::clone(&info.inflight));
-        let charge = Charge(Arc::new(Charged {
-            budget: Arc::clone(&self.budget),
-            connection,
-            bytes: AtomicUsize::new(0),
-        }));
-        parts.extensions.insert(charge.clone());
-        let body = ChargedBody {
-            inner: body,
-            charge,
-            framing: Framing::default(),
-            late: None,
-        };
-        self.inner
-            .call(http::Request::from_parts(parts, Body::new(body)))
-    }
-}
-
-/// A request's body that is charged as it arrives.
+/// What is kept of a settled message's charge; given back on drop.
 #[derive(Debug)]
-struct ChargedBody {
-    inner: Body,
+pub(super) struct Kept {
     charge: Charge,
-    framing: Framing,
-    /// Rings when the message that has begun is late.
-    late: Option<Pin<Box<Sleep>>>,
+    bytes: usize,
 }
 
-impl HttpBody for ChargedBody {
-    type Data = Bytes;
-    type Error = Status;
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.charge.0.give_back(self.bytes);
+    }
+}
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
+/// A frame that was counted against its connection and is to be charged to the total.
+#[derive(Debug)]
+pub(super) struct Frame {
+    pub(super) bytes: usize,
+    /// Whether it goes on with a message.
+    pub(super) begun: bool,
+    /// Whether a message ends in it.
+    pub(super) ends: bool,
+}
+
+/// How one body stands with the budget.
+#[derive(Debug)]
+pub(super) struct Account {
+    charge: Charge,
+    place: Option<Place>,
+    favour: Option<Favour>,
+}
+
+impl Account {
+    pub(super) fn new(charge: Charge) -> Self {
+        Self {
+            charge,
+            place: None,
+            favour: None,
+        }
+    }
+
+    /// Charges the frame when there is room; gives how long it waited.
+    pub(super) fn poll_charge(
+        &mut self,
+        frame: &Frame,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        match Pin::new(&mut self.inner).poll_frame(cx) {
-            Poll::Pending => {
-                if let Some(late) = &mut self.late
-                    && late.as_mut().poll(cx).is_ready()
-                {
-                    let secs = MESSAGE_TIMEOUT.as_secs();
-                    let message =
-                        format!("a message was not complete within {secs} s of its beginning");
-                    return Poll::Ready(Some(Err(Status::deadline_exceeded(message))));
+    ) -> Poll<Result<Duration, Status>> {
+        let budget = &self.charge.0.budget;
+        let mut waited = Duration::ZERO;
+        if self.favour.is_some() {
+            budget
+                .used()
+                .fetch_add(frame.bytes as u64, Ordering::SeqCst);
+        } else if self.place.is_some()
+            || budget.waiting.load(Ordering::SeqCst) > 0
+            || !budget.take(frame.bytes)
+        {
+            let mut place = match self.place.take() {
+                Some(place) => place,
+                None => Place::queue(&self.charge.0, frame.begun, cx.waker())?,
+            };
+            match place.poll(frame.bytes, cx) {
+                Poll::Pending => {
+                    self.place = Some(place);
+                    return Poll::Pending;
                 }
-                Poll::Pending
+                Poll::Ready(granted) => self.favour = granted?,
             }
-            Poll::Ready(Some(Ok(frame))) => {
-                if let Some(data) = frame.data_ref() {
-                    self.charge.add(data.len())?;
-                    self.framing.advance(data);
-                    if !self.framing.within_message() {
-                        self.late = None;
-                    } else if self.late.is_none() {
-                        self.late = Some(Box::pin(sleep_until(Instant::now() + MESSAGE_TIMEOUT)));
-                    }
-                }
-                Poll::Ready(Some(Ok(frame)))
-            }
-            other => other,
+            waited = place.since.elapsed();
         }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
-    }
-
-    fn size_hint(&self) -> http_body::SizeHint {
-        self.inner.size_hint()
-    }
-}
-
-/// Follows the message boundaries of a gRPC body without keeping any of it.
-#[derive(Debug, Default)]
-struct Framing {
-    prefix: [u8; PREFIX_BYTES],
-    prefix_len: usize,
-    /// Bytes of the current message still to come.
-    rest: usize,
-}
-
-impl Framing {
-    fn within_message(&self) -> bool {
-        self.prefix_len > 0 || self.rest > 0
-    }
-
-    fn advance(&mut self, mut data: &[u8]) {
-        while !data.is_empty() {
-            if self.rest > 0 {
-                let taken = self.rest.min(data.len());
-                self.rest -= taken;
-                data.advance(taken);
-                continue;
-            }
-            let taken = (PREFIX_BYTES - self.prefix_len).min(data.len());
-            self.prefix[self.prefix_len..self.prefix_len + taken].copy_from_slice(&data[..taken]);
-            self.prefix_len += taken;
-            data.advance(taken);
-            if self.prefix_len == PREFIX_BYTES {
-                let [_flags, length @ ..] = self.prefix;
-                self.rest = usize::try_from(u32::from_be_bytes(length)).unwrap_or(usize::MAX);
-                self.prefix_len = 0;
-            }
+        self.charge
+            .0
+            .bytes
+            .fetch_add(frame.bytes, Ordering::Relaxed);
+        if frame.ends {
+            self.favour = None;
         }
+        Poll::Ready(Ok(waited))
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// A place in the queue; given up on drop.
+#[derive(Debug)]
+struct Place {
+    charged: Arc<Charged>,
+    id: u64,
+    since: Instant,
+    patience: Pin<Box<Sleep>>,
+}
 
-    fn budget(total: usize, per_connection: usize) -> Arc<Budget> {
-        Arc::new(Budget {
-            total,
-            per_connection,
-            metrics: Arc::default(),
+impl Place {
+    fn queue(charged: &Arc<Charged>, begun: bool, waker: &Waker) -> Result<Self, Status> {
+        let budget = &charged.budget;
+        let mut queue = budget.queue.lock();
+        if queue.waiters.len() >= MAX_WAITING {
+            return Err(exhausted(budget.total, "and too many wait already"));
+        }
+        let id = queue.next_id;
+        queue.next_id += 1;
+        queue.waiters.push_back(Waiter {
+            id,
+            begun,
+            waker: waker.clone(),
+        });
+        budget.waiting.store(queue.waiters.len(), Ordering::SeqCst);
+        budget.hand_on(&mut queue);
+        charged.connection.gate.close();
+        let since = Instant::now();
+        Ok(Self {
+            charged: Arc::clone(charged),
+            id,
+            since,
+            patience: Box::pin(sleep_until(since + PATIENCE)),
         })
     }
 
-    fn charge(budget: &Arc<Budget>, connection: &Arc<AtomicUsize>) -> Charge {
-        Charge(Arc::new(Charged {
-            budget: Arc::clone(budget),
-            connection: Arc::clone(connection),
-            bytes: AtomicUsize::new(0),
-        }))
-    }
-
-    #[test]
-    fn limits_hold_per_connection_and_in_all_and_everything_is_given_back() {
-        let budget = budget(100, 60);
-        let (one, two) = (Arc::default(), Arc::default());
-        let (first, second) = (charge(&budget, &one), charge(&budget, &two));
-        assert!(first.add(60).is_ok());
-        assert_eq!(
-            first.add(1).expect_err("over").code(),
-            tonic::Code::ResourceExhausted
-        );
-        assert!(second.add(39).is_ok());
-        assert!(second.add(1).is_err());
-        first.settle(61);
-        assert_eq!(first.outstanding(), 0);
-        assert!(second.add(1).is_ok());
-        drop((first, second));
-        assert_eq!(budget.used().load(Ordering::Relaxed), 0);
-        assert_eq!(one.load(Ordering::Relaxed) + two.load(Ordering::Relaxed), 0);
-    }
-
-    #[test]
-    fn framing_finds_the_boundaries_however_the_bytes_are_cut() {
-        let mut body = Vec::new();
-        for length in [0_u32, 3, 1_000] {
-            body.push(0);
-            body.extend_from_slice(&length.to_be_bytes());
-            body.extend(std::iter::repeat_n(7, length as usize));
+    /// Ready when the bytes were taken; with the favour if that is why.
+    fn poll(&mut self, bytes: usize, cx: &mut Context<'_>) -> Poll<Result<Option<Favour>, Status>> {
+        let budget = &self.charged.budget;
+        let mut queue = budget.queue.lock();
+        if queue.favoured == Some(self.id) {
+            budget.used().fetch_add(bytes as u64, Ordering::SeqCst);
+            budget.leave(&mut queue, self.id);
+            self.charged.connection.gate.favour();
+            return Poll::Ready(Ok(Some(Favour {
+                charged: Arc::clone(&self.charged),
+                id: self.id,
+            })));
         }
-        for cut in 1..40 {
-            let mut framing = Framing::default();
-            for piece in body.chunks(cut) {
-                framing.advance(piece);
-            }
-            assert!(!framing.within_message(), "cut into {cut}");
-            framing.advance(&[0, 0, 0]);
-            assert!(framing.within_message());
+        let first = queue.waiters.front().map(|waiter| waiter.id);
+        if first == Some(self.id) && budget.take(bytes) {
+            budget.leave(&mut queue, self.id);
+            budget.hand_on(&mut queue);
+            return Poll::Ready(Ok(None));
         }
+        let own = queue.waiters.iter_mut().find(|waiter| waiter.id == self.id);
+        if let Some(own) = own {
+            own.waker.clone_from(cx.waker());
+        }
+        drop(queue);
+        std::task::ready!(self.patience.as_mut().poll(cx));
+        let secs = PATIENCE.as_secs();
+        let why = format!("and for {secs} s nothing was given back");
+        Poll::Ready(Err(exhausted(self.charged.budget.total, &why)))
     }
 }
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let budget = &self.charged.budget;
+        let mut queue = budget.queue.lock();
+        if queue.waiters.iter().any(|waiter| waiter.id == self.id) {
+            budget.leave(&mut queue, self.id);
+            if queue.favoured == Some(self.id) {
+                queue.favoured = None;
+            }
+            budget.hand_on(&mut queue);
+        }
+        self.charged.connection.gate.open();
+    }
+}
+
+/// The right to pass the total until the message ends; handed on on drop.
+#[derive(Debug)]
+struct Favour {
+    charged: Arc<Charged>,
+    id: u64,
+}
+
+impl Drop for Favour {
+    fn drop(&mut self) {
+        let budget = &self.charged.budget;
+        let mut queue = budget.queue.lock();
+        if queue.favoured == Some(self.id) {
+            queue.favoured = None;
+            budget.hand_on(&mut queue);
+        }
+        self.charged.connection.gate.unfavour();
+    }
+}
+
+fn exhausted(total: u64, why: &str) -> Status {
+    Status::resource_exhausted(format!(
+        "all connections together have {total} bytes of unanswered requests in the broker, which is the limit, {why}; \
+         try again"
+    ))
+}
+
+#[cfg(test)]
+mod tests;

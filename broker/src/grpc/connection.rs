@@ -29,22 +29,37 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// What the handlers know of the connection a call came on.
 #[derive(Clone, Debug)]
 pub(super) struct ConnectionInfo {
-    /// Bytes of this connection's requests that are in the broker.
-    pub(super) inflight: Arc<AtomicUsize>,
-    /// Closed while a request of this connection waits for the budget.
-    pub(super) gate: Arc<Gate>,
-    /// What its responses may still take.
-    pub(super) responses: ConnectionShare,
     /// Cuts this connection, as a broken network would.
     pub(super) cut: CancellationToken,
+    /// `None` in process, where the caller's memory is the broker's.
+    pub(super) limits: Option<Arc<ConnectionLimits>>,
 }
 
 impl ConnectionInfo {
-    /// A connection on which nothing has come yet.
-    pub(super) fn new(cut: CancellationToken) -> Self {
+    /// A connection in this process.
+    pub(super) fn in_process(cut: CancellationToken) -> Self {
+        Self { cut, limits: None }
+    }
+}
+
+/// What one connection has of the broker's limits.
+#[derive(Debug)]
+pub(super) struct ConnectionLimits {
+    /// Bytes of this connection's requests that are in the broker.
+    pub(super) inflight: AtomicUsize,
+    /// Closed while a request of this connection waits for the budget.
+    pub(super) gate: Gate,
+    /// What its responses may take.
+    pub(super) responses: ConnectionShare,
+}
+
+impl ConnectionLimits {
+    /// A connection on which nothing has come yet, and whose responses may take so many bytes.
+    pub(super) fn new(response_bytes: usize) -> Self {
         Self {
-            inflight: Arc::default(),
-            cut,
+            inflight: AtomicUsize::new(0),
+            gate: Gate::default(),
+            responses: ConnectionShare::new(response_bytes),
         }
     }
 }
@@ -151,10 +166,15 @@ impl Connections {
         }
         self.metrics.connections.fetch_add(1, Ordering::Relaxed);
         let cut = self.cut.child_token();
+        let limits = Arc::new(ConnectionLimits::new(self.response_bytes));
         Some(Connection {
             stream,
             is_cut: Box::pin(cut.clone().cancelled_owned()),
-            info: ConnectionInfo::new(cut),
+            limits: Arc::clone(&limits),
+            info: ConnectionInfo {
+                cut,
+                limits: Some(limits),
+            },
             active: Instant::now(),
             idle: self.idle,
             heard: false,
@@ -196,6 +216,7 @@ impl Stream for Connections {
 #[derive(Debug)]
 pub(super) struct Connection {
     stream: TcpStream,
+    limits: Arc<ConnectionLimits>,
     info: ConnectionInfo,
     is_cut: Pin<Box<WaitForCancellationFutureOwned>>,
     active: Instant,
@@ -249,7 +270,7 @@ impl AsyncRead for Connection {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         self.check_cut(cx)?;
-        std::task::ready!(self.info.gate.poll_open(cx));
+        std::task::ready!(self.limits.gate.poll_open(cx));
         let filled = buf.filled().len();
         match Pin::new(&mut self.stream).poll_read(cx, buf) {
             Poll::Pending => match self.check_idle(cx) {

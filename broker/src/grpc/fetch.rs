@@ -4,6 +4,7 @@
 //! take it is held back by flow control, with at most [`QUEUED_RESPONSES`] responses in between.
 
 use std::collections::HashSet;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,13 +12,15 @@ use logweir_proto::grpc::v1;
 use logweir_proto::grpc::v1::fetch_service_server::FetchService;
 use logweir_proto::{ErrorCode, LeaderEpoch, Offset, PartitionId, Timestamp};
 use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status};
 
 use crate::error::ApiError;
 use crate::grpc::Handler;
+use crate::grpc::answers::Answers;
 use crate::grpc::context::{context, topic_id};
 use crate::grpc::records::{Room, unpack};
+use crate::grpc::responses::{Responses, Share};
 use crate::grpc::status::{at_most, check_name, error_of, invalid, shutting_down};
 use crate::service::{
     FetchPartition, FetchRequest, FetchedPartition, Isolation, OffsetQuery, RequestContext,
@@ -27,6 +30,8 @@ use crate::service::{
 pub(super) const MAX_RESPONSE_BYTES: usize = 50 << 20;
 /// Bytes of plain records in one response, after they were unpacked.
 const MAX_UNPACKED_RESPONSE_BYTES: usize = 32 << 20;
+/// What a partition takes in a response beside its records, about.
+const PARTITION_BYTES: usize = 256;
 /// What a stream's response holds where the request does not say.
 const DEFAULT_STREAM_BYTES: usize = 1 << 20;
 /// What one partition contributes to a response where the request does not say.
@@ -45,6 +50,7 @@ impl FetchService for Handler {
         request: Request<v1::FetchRequest>,
     ) -> Result<Response<v1::FetchResponse>, Status> {
         let ctx = context(&request);
+        let responses = request.extensions().get::<Responses>().cloned();
         let request = request.into_inner();
         if request.replica_id.is_some_and(|replica| replica >= 0) {
             return Err(invalid("replica_id: followers are not served yet"));
@@ -67,23 +73,30 @@ impl FetchService for Handler {
             () = self.stop.cancelled() => return Err(shutting_down()),
         };
         let offsets = fetch.partitions.iter().map(|wanted| wanted.fetch_offset);
-        let mut room = Room::new(MAX_UNPACKED_RESPONSE_BYTES);
-        let partitions = fetched
-            .into_iter()
-            .zip(offsets)
-            .map(|(part, from)| answer(part, from, format, &mut room));
-        Ok(Response::new(v1::FetchResponse {
-            partitions: partitions.collect(),
-        }))
+        let reads = Reads {
+            parts: fetched.into_iter().zip(offsets).collect(),
+            format,
+        };
+        let mut share = None;
+        if let Some(responses) = &responses {
+            share = Some(responses.take_until(reads.bytes(), ctx.deadline).await?);
+        }
+        let partitions = reads.answers(share.as_mut()).await?;
+        if let (Some(responses), Some(share)) = (responses, share) {
+            responses.hand_on(share);
+        }
+        Ok(Response::new(v1::FetchResponse { partitions }))
     }
 
-    type FetchStreamStream = ReceiverStream<Result<v1::FetchResponse, Status>>;
+    type FetchStreamStream =
+        Pin<Box<dyn Stream<Item = Result<v1::FetchResponse, Status>> + Send + 'static>>;
 
     async fn fetch_stream(
         &self,
         request: Request<v1::FetchStreamRequest>,
     ) -> Result<Response<Self::FetchStreamStream>, Status> {
         let ctx = context(&request);
+        let responses = request.extensions().get::<Responses>().cloned();
         let request = request.into_inner();
         let ends = request
             .partitions
@@ -100,10 +113,11 @@ impl FetchService for Handler {
             },
             ends,
             format: format(request.format)?,
+            responses: responses.clone(),
         };
-        let (sender, responses) = mpsc::channel(QUEUED_RESPONSES);
+        let (sender, receiver) = mpsc::channel(QUEUED_RESPONSES);
         let handler = self.clone();
-        tokio::spawn(async move {
+        let following = async move {
             tokio::select! {
                 () = follow.run(&handler, &ctx, &sender) => {}
                 () = sender.closed() => {}
@@ -112,8 +126,15 @@ impl FetchService for Handler {
                     let _ = sender.send(Err(shutting_down())).await;
                 }
             }
+        };
+        let answers = Answers::new(receiver, following).map(move |answer| {
+            let (answer, share) = answer?;
+            if let (Some(responses), Some(share)) = (&responses, share) {
+                responses.hand_on(share);
+            }
+            Ok(answer)
         });
-        Ok(Response::new(ReceiverStream::new(responses)))
+        Ok(Response::new(Box::pin(answers)))
     }
 
     async fn list_offsets(
@@ -139,7 +160,11 @@ struct Follow {
     /// Beside each partition of `fetch`: where to stop (exclusive).
     ends: Vec<Option<Offset>>,
     format: v1::RecordFormat,
+    responses: Option<Responses>,
 }
+
+/// A response with what it takes of the limits.
+type Shared = (v1::FetchResponse, Option<Share>);
 
 impl Follow {
     /// Sends until every partition has ended or failed, or the reader is gone.
@@ -147,7 +172,7 @@ impl Follow {
         mut self,
         handler: &Handler,
         ctx: &RequestContext,
-        sender: &mpsc::Sender<Result<v1::FetchResponse, Status>>,
+        sender: &mpsc::Sender<Result<Shared, Status>>,
     ) {
         self.drop_finished(&[]);
         while !self.fetch.partitions.is_empty() {
@@ -156,19 +181,30 @@ impl Follow {
                 return;
             };
             let fetched = handler.service.fetch(ctx, &self.fetch).await;
-            let mut failed = Vec::with_capacity(fetched.len());
+            let offsets = self.fetch.partitions.iter().map(|part| part.fetch_offset);
+            let reads = Reads {
+                parts: fetched.into_iter().zip(offsets).collect(),
+                format: self.format,
+            };
+            let mut share = match &self.responses {
+                Some(responses) => Some(responses.take(reads.bytes()).await),
+                None => None,
+            };
+            let answers = match reads.answers(share.as_mut()).await {
+                Ok(answers) => answers,
+                Err(status) => return room.send(Err(status)),
+            };
+            let mut failed = Vec::with_capacity(answers.len());
             let mut partitions = Vec::new();
-            let mut unpacked = Room::new(MAX_UNPACKED_RESPONSE_BYTES);
-            for (wanted, part) in self.fetch.partitions.iter_mut().zip(fetched) {
+            for (wanted, answer) in self.fetch.partitions.iter_mut().zip(answers) {
                 let from = wanted.fetch_offset;
-                let answer = answer(part, from, self.format, &mut unpacked);
                 failed.push(answer.error.is_some());
                 wanted.fetch_offset = Offset::new(answer.next_fetch_offset);
                 if answer.error.is_some() || wanted.fetch_offset != from {
                     partitions.push(answer);
                 }
             }
-            room.send(Ok(v1::FetchResponse { partitions }));
+            room.send(Ok((v1::FetchResponse { partitions }, share)));
             self.drop_finished(&failed);
             // Whoever was served first comes last next time, so that one busy partition starves no other.
             if !self.fetch.partitions.is_empty() {
@@ -284,6 +320,65 @@ fn partitions(wanted: &[v1::FetchPartition]) -> Result<Vec<FetchPartition>, Stat
         });
     }
     Ok(partitions)
+}
+
+/// What was read, on its way to a response.
+#[derive(Debug)]
+struct Reads {
+    /// With the offset that each was read from.
+    parts: Vec<(FetchedPartition, Offset)>,
+    format: v1::RecordFormat,
+}
+
+impl Reads {
+    fn has_records(&self) -> bool {
+        let mut outcomes = self.parts.iter().map(|(part, _)| &part.outcome);
+        outcomes.any(|outcome| {
+            outcome
+                .as_ref()
+                .is_ok_and(|fetched| !fetched.records.is_empty())
+        })
+    }
+
+    /// What the response may take, until [`Reads::answers`] knows better.
+    fn bytes(&self) -> usize {
+        if self.format == v1::RecordFormat::Records && self.has_records() {
+            return MAX_UNPACKED_RESPONSE_BYTES;
+        }
+        let parts = self.parts.iter().map(|(part, _)| {
+            let records = part.outcome.as_ref().map_or(0, |here| here.records.len());
+            PARTITION_BYTES + records
+        });
+        parts.sum()
+    }
+
+    /// The partitions of the response; `share` shrinks to what they take. Unpacking may take a while, and waits for
+    /// the disk where the records are not in memory: it is done where nothing else waits for it.
+    async fn answers(self, share: Option<&mut Share>) -> Result<Vec<v1::FetchedPartition>, Status> {
+        if self.format == v1::RecordFormat::Batches || !self.has_records() {
+            return Ok(self.answers_now().0);
+        }
+        let work = tokio::task::spawn_blocking(move || self.answers_now());
+        let (answers, unpacked) = work
+            .await
+            .map_err(|error| Status::internal(format!("unpacking ended early: {error}")))?;
+        if let Some(share) = share {
+            share.shrink_to(unpacked + answers.len() * PARTITION_BYTES);
+        }
+        Ok(answers)
+    }
+
+    /// The partitions, and the bytes of plain records in them.
+    fn answers_now(self) -> (Vec<v1::FetchedPartition>, usize) {
+        let mut room = Room::new(MAX_UNPACKED_RESPONSE_BYTES);
+        let format = self.format;
+        let answers = self
+            .parts
+            .into_iter()
+            .map(|(part, from)| answer(part, from, format, &mut room))
+            .collect();
+        (answers, room.taken())
+    }
 }
 
 /// A partition's part of a response that has `room` left for plain records.

@@ -62,7 +62,7 @@ impl Service<http::Request<Body>> for InProcess {
         let cut = up.cut.child_token();
         request
             .extensions_mut()
-            .insert(ConnectionInfo::new(cut.clone()));
+            .insert(ConnectionInfo::in_process(cut.clone()));
         let mut routes = up.routes.clone();
         Box::pin(async move {
             let answer = tokio::select! {

@@ -11,24 +11,22 @@ use std::time::Duration;
 use logweir_proto::grpc::v1;
 use logweir_proto::grpc::v1::produce_service_server::ProduceService;
 use logweir_proto::{ErrorCode, PartitionId};
-use prost::Message;
 use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::error::ApiError;
 use crate::grpc::Handler;
-use crate::grpc::budget::Charge;
+use crate::grpc::answers::Answers;
+use crate::grpc::budget::{Charge, Kept};
 use crate::grpc::context::{context, topic_id};
+use crate::grpc::framing::ANSWER_BYTES;
 use crate::grpc::records::{build_batch, compression, spread};
 use crate::grpc::status::{at_most, check_name, error_of, shutting_down, status};
 use crate::service::{Acks, Append, AppendResult, PendingProduce, ProduceRequest, RequestContext};
 
 /// Appends of one request.
 const MAX_APPENDS: usize = 10_000;
-/// What gRPC puts before each message.
-const MESSAGE_PREFIX_BYTES: usize = 5;
 /// A client that has taken no answer for so long, although some are due, is given up: longer than any wait for acks.
 const UNREAD_TIMEOUT: Duration = Duration::from_secs(330);
 /// Requests of one stream whose answers are due.
@@ -59,7 +57,7 @@ impl ProduceService for Handler {
         let mut requests = request.into_inner();
         let handler = self.clone();
         let (sender, pending) = mpsc::channel::<Result<Begun, Status>>(MAX_PENDING);
-        tokio::spawn(async move {
+        let appending = async move {
             loop {
                 // Room for the answer first: a client that reads no answers is not read from either.
                 let room = tokio::time::timeout(UNREAD_TIMEOUT, sender.reserve()).await;
@@ -77,11 +75,14 @@ impl ProduceService for Handler {
                 let begun = match next {
                     None => return,
                     Some(Ok(request)) => {
-                        let bytes = request.encoded_len() + MESSAGE_PREFIX_BYTES;
                         let acks = request.acks;
-                        let begun = handler.begin(&ctx, request).await;
+                        let mut begun = handler.begin(&ctx, request).await;
                         if let Some(charge) = &charge {
-                            charge.settle(bytes);
+                            let keep = begun.as_ref().map_or(0, Begun::answer_bytes);
+                            let kept = charge.settle(keep);
+                            if let Ok(begun) = &mut begun {
+                                begun.kept = Some(kept);
+                            }
                         }
                         if acks == v1::Acks::None as i32 && begun.is_ok() {
                             continue;
@@ -96,8 +97,8 @@ impl ProduceService for Handler {
                     return;
                 }
             }
-        });
-        let answers = ReceiverStream::new(pending).then(|begun| async {
+        };
+        let answers = Answers::new(pending, appending).then(|begun| async {
             match begun {
                 Ok(begun) => Ok(begun.finish().await),
                 Err(status) => Err(status),
@@ -131,6 +132,8 @@ struct Begun {
     pending: PendingProduce,
     /// For each append: an error found before it reached the service, or which of its records it holds.
     parts: Vec<Part>,
+    /// What is charged for it until the client takes the answer.
+    kept: Option<Kept>,
 }
 
 /// One append as the service saw it, or as it was refused before.
@@ -141,6 +144,15 @@ enum Part {
 }
 
 impl Begun {
+    /// What it takes in memory, about.
+    fn answer_bytes(&self) -> usize {
+        let parts = self.parts.iter().map(|part| match part {
+            Part::Sent { record_indexes } => size_of_val(record_indexes.as_slice()),
+            Part::Refused(_) => 0,
+        });
+        parts.sum::<usize>() + self.parts.len() * ANSWER_BYTES
+    }
+
     async fn finish(self) -> v1::ProduceResponse {
         let mut sent = self.pending.wait().await.into_iter();
         let results = self.parts.into_iter().filter_map(|part| match part {
@@ -212,6 +224,7 @@ impl Handler {
             correlation_id: request.correlation_id,
             pending,
             parts,
+            kept: None,
         })
     }
 

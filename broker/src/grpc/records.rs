@@ -93,6 +93,7 @@ pub(super) fn spread(
 pub(super) struct Room {
     left: usize,
     whole: usize,
+    taken: usize,
 }
 
 impl Room {
@@ -100,7 +101,13 @@ impl Room {
         Self {
             left: bytes,
             whole: bytes,
+            taken: 0,
         }
+    }
+
+    /// The bytes that were given out.
+    pub(super) fn taken(&self) -> usize {
+        self.taken
     }
 }
 
@@ -180,6 +187,7 @@ fn unpack_batch(
             return Ok(());
         }
         room.left -= size;
+        room.taken += size;
         unpacked.list.records.push(plain);
     }
     Ok(())

@@ -17,8 +17,12 @@ use crate::service::{CreateTopic, PartitionOffsets, RequestContext, TopicImage, 
 
 /// Topics of one request.
 const MAX_TOPICS: usize = 1_000;
+/// Partitions that one response describes.
+const MAX_DESCRIBED_PARTITIONS: usize = 100_000;
 /// Partitions of one request.
 const MAX_PARTITIONS: usize = 10_000;
+/// Keys that one request asks for; there are far fewer.
+const MAX_KEYS: usize = 1_000;
 /// How long a request may take where it does not say.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 /// The longest that a request may take.
@@ -101,11 +105,14 @@ impl TopicService for Handler {
         let request = request.into_inner();
         at_most("topics", request.names.len(), MAX_TOPICS)?;
         let mut topics = Vec::with_capacity(request.names.len());
+        let mut partitions = 0;
         for name in request.names {
-            topics.push(
-                self.description(&ctx, name, request.allow_auto_create)
-                    .await,
-            );
+            let topic = self
+                .description(&ctx, name, request.allow_auto_create)
+                .await;
+            partitions += topic.partitions.len();
+            at_most("partitions", partitions, MAX_DESCRIBED_PARTITIONS)?;
+            topics.push(topic);
         }
         Ok(Response::new(v1::DescribeTopicsResponse { topics }))
     }
@@ -133,6 +140,7 @@ impl TopicService for Handler {
         let ctx = context(&request);
         let request = request.into_inner();
         at_most("topics", request.topics.len(), MAX_TOPICS)?;
+        at_most("keys", request.keys.len(), MAX_KEYS)?;
         let mut topics = Vec::with_capacity(request.topics.len());
         for topic in request.topics {
             let outcome = self.service.topic_config(&ctx, &topic).await;

@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use logweir_proto::{LeaderEpoch, Offset, PartitionId, TopicId};
-use logweir_storage::ReadSlice;
 use tokio::sync::Notify;
 
 use crate::error::ApiError;
@@ -138,6 +137,8 @@ impl Service {
             let limit = wanted.max_bytes.min(left);
             let room = Room { limit, first };
             let outcome = match self.find(ctx, wanted) {
+                // Nothing would fit: it is not looked for, least of all on the disk.
+                Ok(partition) if left == 0 && !first => Ok(empty(&partition, wanted.fetch_offset)),
                 Ok(partition) => {
                     read(
                         partition,
@@ -231,22 +232,26 @@ fn read_now(
     bound: ReadBound,
     room: Room,
 ) -> Result<Fetched, ApiError> {
-    let mut slice = partition.read(from, room.limit, bound)?;
+    let slice = partition.read(from, room.limit, bound)?;
+    let mut fetched = empty(partition, from);
     // A batch larger than the limit is sent only where nothing else is, so that every reader gets on.
-    if slice.bytes.len() > room.limit && !room.first {
-        slice = ReadSlice {
-            bytes: Bytes::new(),
-            next_offset: from,
-        };
+    if slice.bytes.len() <= room.limit || room.first {
+        fetched.records = slice.bytes;
+        fetched.next_offset = slice.next_offset;
     }
-    Ok(Fetched {
+    Ok(fetched)
+}
+
+/// What is told of a partition without any of its records.
+fn empty(partition: &Partition, from: Offset) -> Fetched {
+    Fetched {
         high_watermark: partition.high_watermark(),
         last_stable_offset: partition.last_stable(),
         log_start_offset: partition.log().log_start_offset(),
         leader_epoch: partition.leader_epoch(),
-        records: slice.bytes,
-        next_offset: slice.next_offset,
-    })
+        records: Bytes::new(),
+        next_offset: from,
+    }
 }
 
 /// Whether to go on waiting: too few bytes, no error, and time left.
