@@ -26,6 +26,8 @@ mod batch;
 mod controller;
 mod error;
 mod image;
+#[cfg(feature = "cli")]
+pub(crate) mod inspect;
 mod log_file;
 mod log_writer;
 mod placement;

@@ -17,6 +17,7 @@ use super::exit::{Exit, in_words};
 use super::output::{OutputArgs, OutputFormat, human_bytes};
 use super::record_output::write_bare_json;
 use super::time::format_timestamp;
+use crate::metadata::inspect::{Inspected, inspect, is_metadata};
 
 /// A batch is not unpacked beyond this.
 const MAX_UNPACKED_BYTES: usize = 1 << 30;
@@ -25,13 +26,15 @@ const HELP: &str = "\
 Examples:
   logweir dump logweir-data --summary        verify a whole data directory
   logweir dump logweir-data/logs/flights/0-*/*.log --records
+  logweir dump logweir-data/metadata         the metadata's log and snapshot
   logweir dump logweir-data --output json | jq .
 
 Every checksum is verified. A file that is damaged is named with the place, the
 others are shown, and the exit code is 3 (1 if all are damaged). A segment that
-a broker is writing to may end in the middle of a batch.";
+a broker is writing to may end in the middle of a batch, and a metadata log in
+the middle of a write.";
 
-/// Show and verify segment, index and snapshot files
+/// Show and verify segment, index, snapshot and metadata files
 #[derive(Debug, Args)]
 #[command(after_help = HELP)]
 pub(super) struct DumpCommand {
@@ -70,25 +73,16 @@ impl DumpCommand {
             }
         }
         for (path, named) in paths {
-            let contents = match describe(&path) {
-                // A directory may hold files of others, such as the lock and the metadata.
-                Err(InspectError::Unknown { .. }) if !named => continue,
-                Err(InspectError::Unknown { .. }) if is_metadata(&path) => {
-                    eprintln!(
-                        "error: {} belongs to the metadata, which only the broker reads; it verifies it when it starts",
-                        path.display()
-                    );
-                    failed += 1;
-                    tried += 1;
-                    continue;
-                }
-                contents => contents,
-            };
-            tried += 1;
-            let outcome = match contents {
+            let outcome = match describe(&path) {
                 Ok(contents) => self.show(&mut out, &path, contents),
+                Err(InspectError::Unknown { .. }) if is_metadata_file(&path, named) => {
+                    self.show_metadata(&mut out, &path)
+                }
+                // A directory may hold files of others, such as the lock.
+                Err(InspectError::Unknown { .. }) if !named => continue,
                 Err(error) => Err(error.into()),
             };
+            tried += 1;
             if let Err(error) = outcome {
                 if error.is::<io::Error>() {
                     return Err(error);
@@ -146,15 +140,81 @@ impl DumpCommand {
         }
         Ok(())
     }
+
+    fn show_metadata(&self, out: &mut impl Write, path: &Path) -> anyhow::Result<()> {
+        let bytes = std::fs::read(path).map_err(|source| InspectError::Io {
+            path: path.to_owned(),
+            source,
+        })?;
+        let size_bytes = bytes.len();
+        let Inspected {
+            kind,
+            items,
+            damage,
+        } = inspect(path, bytes.into())?;
+        let json = self.output.output == OutputFormat::Json;
+        if !json {
+            writeln!(out, "{}: {kind}", path.display())?;
+        }
+        for item in items.iter().filter(|_| !self.summary) {
+            if json {
+                let mut item = item.clone();
+                item["file"] = path.display().to_string().into();
+                writeln!(out, "{item}")?;
+            } else {
+                writeln!(out, "  {}", metadata_line(item))?;
+            }
+        }
+        if let Some(damage) = damage {
+            return Err(damage.into());
+        }
+        if json && self.summary {
+            let summary = json!({
+                "file": path.display().to_string(), "type": kind, "sound": true,
+                "items": items.len(), "bytes": size_bytes,
+            });
+            writeln!(out, "{summary}")?;
+        } else if !json {
+            writeln!(out, "  sound: {} entries", items.len())?;
+        }
+        Ok(())
+    }
 }
 
-/// Whether it is the metadata's log or snapshot.
-fn is_metadata(path: &Path) -> bool {
-    let mut magic = [0; 5];
-    File::open(path)
-        .and_then(|file| file.read_exact_at(&mut magic, 0))
-        .is_ok()
-        && magic == *b"LWMET"
+/// Whether it is the metadata's log or snapshot; not one that is only being made, unless it was named by hand.
+fn is_metadata_file(path: &Path, named: bool) -> bool {
+    let mut magic = [0; 8];
+    let read = File::open(path).and_then(|file| file.read_exact_at(&mut magic, 0));
+    read.is_ok() && is_metadata(&magic) && (named || path.extension().is_none())
+}
+
+/// An item of a metadata file as people read it: its records each on a line of their own.
+fn metadata_line(item: &Value) -> String {
+    let Some(fields) = item.as_object() else {
+        return item.to_string();
+    };
+    let mut line = match fields.get("position") {
+        Some(position) => format!("@{position} "),
+        None => String::new(),
+    };
+    let Some(name) = fields.get("item").and_then(Value::as_str) else {
+        return format!("{line}{item}");
+    };
+    line.push_str(name);
+    for (key, value) in fields {
+        if !["item", "position", "records"].contains(&key.as_str()) {
+            line.push_str(&format!(" {key} {value}"));
+        }
+    }
+    for record in fields
+        .get("records")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+    {
+        line.push_str(&format!("\n    {record}"));
+    }
+    line
 }
 
 /// The files of a path: itself, or all below a directory, by name. The flag says whether it was named by hand.
@@ -447,6 +507,55 @@ mod tests {
         assert_eq!(dump(dir.path()), Exit::Done);
         assert_eq!(dump(&other), Exit::Failed);
         assert_eq!(dump(&dir.path().join("absent")), Exit::Failed);
+    }
+
+    /// Metadata files used to be refused by name.
+    #[test]
+    fn a_metadata_log_is_shown_and_a_changed_byte_is_named_with_its_place() {
+        let log = include_bytes!("../metadata/testdata/log-level-1");
+        let path = Path::new("metadata/log");
+        let sound = inspect(path, Bytes::from_static(log)).unwrap();
+        assert!(sound.damage.is_none());
+        let lines: Vec<String> = sound.items.iter().map(metadata_line).collect();
+        let text = lines.join("\n");
+        assert!(text.contains("header ") && text.contains("vote "), "{text}");
+        assert!(text.contains("\"name\":\"orders\""), "{text}");
+        assert!(text.contains("\"next_producer_id\":1000"), "{text}");
+        let indexes: Vec<u64> = sound
+            .items
+            .iter()
+            .filter(|item| item["item"] == "entry")
+            .map(|item| item["index"].as_u64().unwrap())
+            .collect();
+        assert!(indexes.len() > 4 && indexes.is_sorted(), "{indexes:?}");
+
+        let position = sound.items.last().unwrap()["position"].as_u64().unwrap();
+        let mut damaged = log.to_vec();
+        damaged[usize::try_from(position).unwrap() + 30] ^= 1;
+        let found = inspect(path, damaged.clone().into()).unwrap();
+        let error = found.damage.expect("found").to_string();
+        assert!(error.contains(&format!("at byte {position}")), "{error}");
+        assert!(found.items.len() < sound.items.len() && found.items.len() > 3);
+
+        let dir = tempfile::tempdir().unwrap();
+        let dump = |bytes: &[u8]| {
+            std::fs::create_dir_all(dir.path().join("metadata")).unwrap();
+            std::fs::write(dir.path().join("metadata/log"), bytes).unwrap();
+            let output = OutputArgs {
+                output: OutputFormat::Json,
+            };
+            let files = vec![dir.path().to_owned()];
+            DumpCommand {
+                files,
+                records: false,
+                summary: true,
+                output,
+            }
+            .run()
+            .unwrap()
+        };
+        assert_eq!(dump(log), Exit::Done);
+        assert_eq!(dump(&damaged), Exit::Failed);
     }
 
     #[test]

@@ -29,7 +29,8 @@ const PAGE: usize = 4096;
 const SECTOR: usize = 512;
 /// Where the frames begin: after the header and two pages for marks.
 const FIRST_FRAME: usize = 3 * PAGE;
-const MAGIC: [u8; 8] = *b"LWMETLOG";
+/// What the file begins with.
+pub(super) const MAGIC: [u8; 8] = *b"LWMETLOG";
 const VERSION: u32 = 1;
 /// Bytes of the header that mean something.
 const HEADER_LEN: usize = 40;
@@ -38,7 +39,7 @@ const MARK_MAGIC: u32 = 0x4C57_4D4B;
 const MARK_LEN: usize = 24;
 const FRAME_MAGIC: u32 = 0x4C57_4D46;
 /// Bytes before a frame's body.
-const FRAME_HEADER_LEN: usize = 24;
+pub(super) const FRAME_HEADER_LEN: usize = 24;
 /// What ends a frame; no byte is zero, so that a frame cut off anywhere is seen to be.
 const TRAILER: [u8; 8] = *b"LWMF-END";
 /// The most bytes in a frame's body.
@@ -136,29 +137,25 @@ impl LogFile {
         };
         let bytes = read_whole(&*file).map_err(failed("read"))?;
         let bytes = Bytes::from(bytes);
-        check_header(&bytes, identity, &path)?;
-        let damaged = |(position, reason): Damage| QuorumError::Damaged {
-            path: path.clone(),
-            position: position as u64,
-            reason,
-        };
-        let mark = read_marks(&bytes).map_err(damaged)?;
-        let scan = scan(&bytes, mark).map_err(damaged)?;
-        let bodies = scan
-            .bodies
-            .iter()
-            .map(|range| (range.start as u64, bytes.slice(range.clone())))
-            .collect::<Vec<_>>();
-        let end = scan.end as u64;
+        check_identity(read_header(&bytes, &path)?, identity, &path)?;
+        let Contents {
+            mark,
+            bodies,
+            end: scanned,
+            torn,
+            damage,
+        } = read_contents(&bytes, &path)?;
+        damage.map_or(Ok(()), Err)?;
+        let end = scanned as u64;
         let frames = bodies.len() as u64;
-        if scan.torn {
+        if torn {
             file.set_len(end).map_err(failed("cut"))?;
         }
-        if scan.torn || frames != mark.frames {
+        if torn || frames != mark.frames {
             // A frame above the mark may be whole in the page cache only: its broker was killed before the
             // sync, or the sync failed and the kernel took the pages for clean. From here on the frame counts,
             // so it is written once more and synced.
-            let above = &bytes[usize::try_from(mark.end).unwrap_or(bytes.len())..scan.end];
+            let above = &bytes[usize::try_from(mark.end).unwrap_or(bytes.len())..scanned];
             file.write_at(above, mark.end).map_err(failed("written"))?;
             file.sync().map_err(failed("synced"))?;
             let mark = Mark { frames, end };
@@ -176,11 +173,7 @@ impl LogFile {
             allocated,
             poison: None,
         };
-        Ok(Some(Opened {
-            file,
-            bodies,
-            torn: scan.torn,
-        }))
+        Ok(Some(Opened { file, bodies, torn }))
     }
 
     /// The file's path.
@@ -390,7 +383,11 @@ fn read_whole(file: &dyn DiskFile) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn check_header(bytes: &[u8], identity: Identity, path: &Path) -> Result<(), QuorumError> {
+/// Whose the file is, by its header.
+///
+/// # Errors
+/// [`QuorumError`] if the header was not written so.
+pub(super) fn read_header(bytes: &[u8], path: &Path) -> Result<Identity, QuorumError> {
     let damaged = |position: usize, reason: &str| QuorumError::Damaged {
         path: path.to_owned(),
         position: position as u64,
@@ -420,14 +417,48 @@ fn check_header(bytes: &[u8], identity: Identity, path: &Path) -> Result<(), Quo
     let directory_id = header[..16]
         .try_into()
         .expect("sixteen bytes are sixteen bytes");
-    check_identity(
-        Identity {
-            node_id,
-            directory_id,
-        },
-        identity,
-        path,
-    )
+    Ok(Identity {
+        node_id,
+        directory_id,
+    })
+}
+
+/// What the frames of a file say, as far as they are sound.
+pub(super) struct Contents {
+    mark: Mark,
+    /// The bodies of the frames, with their positions, in order.
+    pub(super) bodies: Vec<(u64, Bytes)>,
+    /// Where the last sound frame ends.
+    end: usize,
+    /// Whether a torn frame follows.
+    pub(super) torn: bool,
+    /// What is wrong behind them.
+    pub(super) damage: Option<QuorumError>,
+}
+
+/// Reads the frames of a file whose header was read.
+///
+/// # Errors
+/// [`QuorumError`] if nothing says how far the file is durable.
+pub(super) fn read_contents(bytes: &Bytes, path: &Path) -> Result<Contents, QuorumError> {
+    let damaged = |(position, reason): Damage| QuorumError::Damaged {
+        path: path.to_owned(),
+        position: position as u64,
+        reason,
+    };
+    let mark = read_marks(bytes).map_err(damaged)?;
+    let scan = scan(bytes, mark);
+    let bodies = scan
+        .bodies
+        .iter()
+        .map(|range| (range.start as u64, bytes.slice(range.clone())));
+    Ok(Contents {
+        mark,
+        bodies: bodies.collect(),
+        end: scan.end,
+        torn: scan.torn,
+        damage: scan.damage.map(damaged),
+    })
 }
 
 /// Whether a file's identity is this node's.
@@ -468,42 +499,54 @@ struct Scan {
     bodies: Vec<Range<usize>>,
     end: usize,
     torn: bool,
+    damage: Option<Damage>,
 }
 
-fn scan(bytes: &[u8], mark: Mark) -> Result<Scan, Damage> {
+fn scan(bytes: &[u8], mark: Mark) -> Scan {
     let mut scan = Scan {
         bodies: Vec::new(),
         end: FIRST_FRAME,
         torn: false,
+        damage: None,
     };
-    let mut sequence = 0;
-    loop {
-        if sequence == mark.frames && scan.end as u64 != mark.end {
-            let reason = format!("frame {sequence} was marked to begin at byte {}", mark.end);
-            return Err((scan.end, reason));
-        }
-        let rest = bytes.get(scan.end..).unwrap_or_default();
-        match read_frame(rest, sequence) {
-            Ok(body_len) => {
-                let body = scan.end + FRAME_HEADER_LEN;
-                scan.bodies.push(body..body + body_len);
-                scan.end += frame_pages(body_len);
-                sequence += 1;
+    if let Err(damage) = scan.run(bytes, mark) {
+        scan.damage = Some(damage);
+    }
+    scan
+}
+
+impl Scan {
+    /// Reads frames until the file ends, or something is wrong.
+    fn run(&mut self, bytes: &[u8], mark: Mark) -> Result<(), Damage> {
+        let mut sequence = 0;
+        loop {
+            if sequence == mark.frames && self.end as u64 != mark.end {
+                let reason = format!("frame {sequence} was marked to begin at byte {}", mark.end);
+                return Err((self.end, reason));
             }
-            Err(broken) if sequence < mark.frames => {
-                let reason = format!(
-                    "frame {sequence} of {} that were acknowledged: {}",
-                    mark.frames, broken.reason
-                );
-                return Err((scan.end, reason));
-            }
-            Err(_) if rest.iter().all(|byte| *byte == 0) => return Ok(scan),
-            Err(broken) if looks_torn(rest, sequence, broken.frame_len) => {
-                scan.torn = true;
-                return Ok(scan);
-            }
-            Err(broken) => {
-                return Err((scan.end, format!("frame {sequence}: {}", broken.reason)));
+            let rest = bytes.get(self.end..).unwrap_or_default();
+            match read_frame(rest, sequence) {
+                Ok(body_len) => {
+                    let body = self.end + FRAME_HEADER_LEN;
+                    self.bodies.push(body..body + body_len);
+                    self.end += frame_pages(body_len);
+                    sequence += 1;
+                }
+                Err(broken) if sequence < mark.frames => {
+                    let reason = format!(
+                        "frame {sequence} of {} that were acknowledged: {}",
+                        mark.frames, broken.reason
+                    );
+                    return Err((self.end, reason));
+                }
+                Err(_) if rest.iter().all(|byte| *byte == 0) => return Ok(()),
+                Err(broken) if looks_torn(rest, sequence, broken.frame_len) => {
+                    self.torn = true;
+                    return Ok(());
+                }
+                Err(broken) => {
+                    return Err((self.end, format!("frame {sequence}: {}", broken.reason)));
+                }
             }
         }
     }

@@ -17,7 +17,8 @@ use super::log_file::{Identity, check_identity};
 /// The name of the file in the metadata directory.
 pub(super) const SNAPSHOT_NAME: &str = "snapshot";
 
-const MAGIC: [u8; 8] = *b"LWMETSNP";
+/// What the file begins with.
+pub(super) const MAGIC: [u8; 8] = *b"LWMETSNP";
 const VERSION: u32 = 1;
 const HEADER_LEN: usize = 32;
 
@@ -99,55 +100,73 @@ impl SnapshotFile {
             .map_err(|error| failed(io::Error::other(error)))?;
         let mut bytes = vec![0; len];
         file.read_at(&mut bytes, 0).map_err(failed)?;
-        self.decode(Bytes::from(bytes)).map(Some)
+        let snapshot = decode(Bytes::from(bytes), &self.path)?;
+        check_identity(snapshot.identity, self.identity, &self.path)?;
+        Ok(Some((snapshot.meta, snapshot.body)))
     }
+}
 
-    fn decode(&self, bytes: Bytes) -> Result<(SnapshotMeta, Bytes), QuorumError> {
-        let damaged = |position: usize, reason: &str| QuorumError::Damaged {
-            path: self.path.clone(),
-            position: position as u64,
-            reason: reason.to_owned(),
-        };
-        let header = bytes
-            .get(..HEADER_LEN)
-            .ok_or_else(|| damaged(0, "it is too short"))?;
-        let (fields, mut crc) = header.split_at(HEADER_LEN - 4);
-        if crc32fast::hash(fields) != crc.get_u32_le() {
-            return Err(damaged(0, "the header's checksum is wrong"));
-        }
-        if fields[..MAGIC.len()] != MAGIC {
-            return Err(damaged(0, "it is not a metadata snapshot"));
-        }
-        let mut fields = &fields[MAGIC.len()..];
-        let version = fields.get_u32_le();
-        if version != VERSION {
-            let reason = format!("format {version}, this version knows {VERSION}");
-            return Err(QuorumError::Newer {
-                path: self.path.clone(),
-                reason,
-            });
-        }
-        let meta_len = fields.get_u32_le() as usize;
-        let body_len = fields.get_u64_le();
-        let content = bytes.slice(HEADER_LEN..);
-        if content.len() as u64 != body_len.saturating_add(meta_len as u64) {
-            return Err(damaged(bytes.len(), "it is not as long as its header says"));
-        }
-        if crc32fast::hash(&content) != fields.get_u32_le() {
-            return Err(damaged(HEADER_LEN, "its checksum is wrong"));
-        }
-        let meta = SnapshotMeta::decode(content.slice(..meta_len))
-            .map_err(|error| damaged(HEADER_LEN, &error.to_string()))?;
-        let directory_id = meta
-            .directory_id
-            .as_ref()
-            .try_into()
-            .map_err(|_| damaged(HEADER_LEN, "it names no data directory"))?;
-        let found = Identity {
-            node_id: meta.node_id,
-            directory_id,
-        };
-        check_identity(found, self.identity, &self.path)?;
-        Ok((meta, content.slice(meta_len..)))
+/// A snapshot file, decoded.
+pub(super) struct Decoded {
+    pub(super) identity: Identity,
+    pub(super) meta: SnapshotMeta,
+    /// A `SnapshotImage`.
+    pub(super) body: Bytes,
+}
+
+/// Decodes the whole content of a snapshot file.
+///
+/// # Errors
+/// [`QuorumError`] if anything in it was not written so.
+pub(super) fn decode(bytes: Bytes, path: &Path) -> Result<Decoded, QuorumError> {
+    let damaged = |position: usize, reason: &str| QuorumError::Damaged {
+        path: path.to_owned(),
+        position: position as u64,
+        reason: reason.to_owned(),
+    };
+    let header = bytes
+        .get(..HEADER_LEN)
+        .ok_or_else(|| damaged(0, "it is too short"))?;
+    let (fields, mut crc) = header.split_at(HEADER_LEN - 4);
+    if crc32fast::hash(fields) != crc.get_u32_le() {
+        return Err(damaged(0, "the header's checksum is wrong"));
     }
+    if fields[..MAGIC.len()] != MAGIC {
+        return Err(damaged(0, "it is not a metadata snapshot"));
+    }
+    let mut fields = &fields[MAGIC.len()..];
+    let version = fields.get_u32_le();
+    if version != VERSION {
+        let reason = format!("format {version}, this version knows {VERSION}");
+        return Err(QuorumError::Newer {
+            path: path.to_owned(),
+            reason,
+        });
+    }
+    let meta_len = fields.get_u32_le() as usize;
+    let body_len = fields.get_u64_le();
+    let content = bytes.slice(HEADER_LEN..);
+    if content.len() as u64 != body_len.saturating_add(meta_len as u64) {
+        return Err(damaged(bytes.len(), "it is not as long as its header says"));
+    }
+    if crc32fast::hash(&content) != fields.get_u32_le() {
+        return Err(damaged(HEADER_LEN, "its checksum is wrong"));
+    }
+    let meta = SnapshotMeta::decode(content.slice(..meta_len))
+        .map_err(|error| damaged(HEADER_LEN, &error.to_string()))?;
+    let directory_id = meta
+        .directory_id
+        .as_ref()
+        .try_into()
+        .map_err(|_| damaged(HEADER_LEN, "it names no data directory"))?;
+    let identity = Identity {
+        node_id: meta.node_id,
+        directory_id,
+    };
+    let body = content.slice(meta_len..);
+    Ok(Decoded {
+        identity,
+        meta,
+        body,
+    })
 }

@@ -16,6 +16,8 @@ use std::time::{Duration, Instant};
 mod apply;
 mod crash;
 mod damage;
+#[cfg(feature = "cli")]
+mod inspect;
 mod restart;
 mod suite;
 mod supervision;

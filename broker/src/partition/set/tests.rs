@@ -125,8 +125,10 @@ fn a_corrupt_log_is_not_tried_again() {
     let partitions = set(&disk);
     partitions.apply(&image(&topic(1, 0)));
     let partition = get(&partitions, 0).unwrap();
-    partition.append(&batch(), AckWait::None).unwrap();
-    partition.delete_records(None).unwrap();
+    if let Some(ack) = partition.append(&batch(), AckWait::Leader).unwrap().ack {
+        ack.blocking_recv().unwrap().unwrap();
+    }
+    assert_eq!(partition.delete_records(None).unwrap().get(), 1);
     drop(partition);
     partitions.close().unwrap();
     drop(partitions);
