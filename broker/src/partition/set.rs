@@ -4,7 +4,9 @@
 //! set: it opens logs that the image has and the set lacks, and closes and deletes the opposite.
 
 use std::collections::HashMap;
+use std::panic::resume_unwind;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use logweir_proto::record::TimestampType;
@@ -18,6 +20,10 @@ use crate::error::ApiError;
 use crate::metadata::{Image, TopicImage};
 use crate::metrics::LockHold;
 use crate::partition::{Partition, PartitionSpec};
+
+/// Threads that open logs beside the one that applies an image, and how many logs each is worth.
+const OPENING_THREADS: usize = 15;
+const PARTITIONS_PER_THREAD: usize = 16;
 
 /// What stands at a partition's place.
 #[derive(Clone, Debug)]
@@ -264,16 +270,24 @@ impl Partitions {
         for name in gone {
             self.remove(&name);
         }
-        for topic in image.topics.values() {
-            self.apply_topic(topic);
+        let mut changes: Vec<_> = image
+            .topics
+            .values()
+            .filter_map(|topic| self.change_of(topic))
+            .collect();
+        self.open_missing(&mut changes);
+        let mut topics = self.topics.write();
+        for hosted in changes {
+            topics.insert(Arc::clone(&hosted.image.name), hosted);
         }
     }
 
-    fn apply_topic(&self, image: &Arc<TopicImage>) {
-        let (config, mut partitions) = {
+    /// What becomes of a topic, with the partitions that it has already; `None` if it stays as it is.
+    fn change_of(&self, image: &Arc<TopicImage>) -> Option<Hosted> {
+        let (config, partitions) = {
             let topics = self.topics.read();
             match topics.get(&image.name) {
-                Some(hosted) if Arc::ptr_eq(&hosted.image, image) => return,
+                Some(hosted) if Arc::ptr_eq(&hosted.image, image) => return None,
                 Some(hosted) if hosted.image.configs == image.configs => {
                     (Arc::clone(&hosted.config), hosted.partitions.clone())
                 }
@@ -288,15 +302,50 @@ impl Partitions {
                 partition.set_config(log, max_message_bytes(&config));
             }
         }
-        for index in partitions.len()..image.partitions.len() {
-            partitions.push(self.open_first(image, index, &config));
-        }
-        let hosted = Hosted {
+        Some(Hosted {
             image: Arc::clone(image),
             config,
             partitions,
+        })
+    }
+
+    /// Opens the partitions that are new, several at a time: after a crash each waits for the device, which serves
+    /// many with one write.
+    fn open_missing(&self, changes: &mut [Hosted]) {
+        let missing: Vec<(usize, usize)> = changes
+            .iter()
+            .enumerate()
+            .flat_map(|(at, hosted)| {
+                let new = hosted.partitions.len()..hosted.image.partitions.len();
+                new.map(move |index| (at, index))
+            })
+            .collect();
+        let next = AtomicUsize::new(0);
+        let open_some = || {
+            let mut opened = Vec::new();
+            while let Some(&(at, index)) = missing.get(next.fetch_add(1, Ordering::Relaxed)) {
+                let hosted = &changes[at];
+                opened.push((
+                    at,
+                    index,
+                    self.open_first(&hosted.image, index, &hosted.config),
+                ));
+            }
+            opened
         };
-        self.topics.write().insert(Arc::clone(&image.name), hosted);
+        let threads = (missing.len() / PARTITIONS_PER_THREAD).min(OPENING_THREADS);
+        let mut opened = std::thread::scope(|scope| {
+            let others: Vec<_> = (0..threads).map(|_| scope.spawn(open_some)).collect();
+            let mut opened = open_some();
+            for other in others {
+                opened.extend(other.join().unwrap_or_else(|panic| resume_unwind(panic)));
+            }
+            opened
+        });
+        opened.sort_unstable_by_key(|&(at, index, _)| (at, index));
+        for (at, _, slot) in opened {
+            changes[at].partitions.push(slot);
+        }
     }
 
     fn config_of(&self, image: &TopicImage) -> Arc<TopicConfig> {
