@@ -184,6 +184,12 @@ pub trait DiskFile: fmt::Debug + Send + Sync + 'static {
     /// [`io::ErrorKind::StorageFull`] if there is no room, and any error of the device.
     fn write_at(&self, bytes: &[u8], position: u64) -> io::Result<()>;
 
+    /// As [`DiskFile::write_at`], for two parts one after the other, in one operation.
+    ///
+    /// # Errors
+    /// As [`DiskFile::write_at`].
+    fn write_vectored_at(&self, parts: [&[u8]; 2], position: u64) -> io::Result<()>;
+
     /// Makes the file's bytes and length durable (`fdatasync`). Its name is made durable by
     /// [`Disk::sync_dir`].
     ///

@@ -375,20 +375,18 @@ impl SegmentWriter {
         Ok(())
     }
 
-    /// Copies bytes in, unseen by readers until [`SegmentWriter::publish`].
-    ///
-    /// # Errors
-    /// [`MapError::Published`] or [`MapError::NotAllocated`] outside `[published, allocated)`;
-    /// nothing is then written. A simulated disk may also fail.
+    /// As [`SegmentWriter::write_vectored`], in one part.
+    #[cfg(test)]
     pub(crate) fn write(&mut self, position: u64, bytes: &[u8]) -> Result<(), MapError> {
         self.write_vectored(position, &[bytes])
     }
 
-    /// As [`SegmentWriter::write`], with several parts one after the other (a patched header and
-    /// the rest).
+    /// Copies bytes in, in several parts one after the other (a patched header and the rest), unseen
+    /// by readers until [`SegmentWriter::publish`].
     ///
     /// # Errors
-    /// As [`SegmentWriter::write`].
+    /// [`MapError::Published`] or [`MapError::NotAllocated`] outside `[published, allocated)`;
+    /// nothing is then written. A simulated disk may also fail.
     pub(crate) fn write_vectored(
         &mut self,
         position: u64,

@@ -224,6 +224,24 @@ impl DiskFile for OsFile {
             .map_err(self.failed("write"))
     }
 
+    fn write_vectored_at(&self, parts: [&[u8]; 2], position: u64) -> io::Result<()> {
+        let slices = parts.map(io::IoSlice::new);
+        let written =
+            rustix::io::retry_on_intr(|| rustix::io::pwritev(&self.file, &slices, position));
+        let mut written = written.map_err(|e| at(&e.into(), "write", &self.path))?;
+        let mut start = position;
+        for part in parts {
+            // Nothing is left as a rule; a nearly full disk takes a piece and then says why.
+            let done = written.min(part.len());
+            if done < part.len() {
+                self.write_at(&part[done..], start + done as u64)?;
+            }
+            written -= done;
+            start += part.len() as u64;
+        }
+        Ok(())
+    }
+
     fn sync(&self) -> io::Result<()> {
         self.file.sync_data().map_err(self.failed("sync"))
     }

@@ -556,15 +556,27 @@ impl DiskFile for SimFile {
     }
 
     fn write_at(&self, bytes: &[u8], position: u64) -> io::Result<()> {
+        self.write_vectored_at([bytes, &[]], position)
+    }
+
+    fn write_vectored_at(&self, parts: [&[u8]; 2], position: u64) -> io::Result<()> {
         self.0.check_writable()?;
         let hit = self.0.machine.faults.decide(DiskOp::Write, &self.0.path);
-        let bytes = match &hit {
-            None => bytes,
-            Some(Hit { first: true, .. }) => &bytes[..bytes.len() / 2],
-            Some(_) => &[],
+        let all = parts[0].len() + parts[1].len();
+        let mut left = match &hit {
+            None => all,
+            Some(Hit { first: true, .. }) => all / 2,
+            Some(_) => 0,
         };
         let mut state = self.0.state().map_err(self.0.failed("write"))?;
-        let written = state.write(position, bytes, self.0.live.space());
+        let mut start = position;
+        let written = parts.into_iter().try_for_each(|part| {
+            let part = &part[..part.len().min(left)];
+            state.write(start, part, self.0.live.space())?;
+            left -= part.len();
+            start += part.len() as u64;
+            Ok(())
+        });
         drop(state);
         match hit {
             Some(hit) => Err(hit.error),

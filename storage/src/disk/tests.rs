@@ -593,3 +593,36 @@ fn allocate_fills_holes_below_the_length() {
     writer.write(0, &vec![1; 4 << 20]).unwrap();
     file.sync().unwrap();
 }
+
+#[test]
+fn two_parts_are_written_as_one_write_would() {
+    check(|disk, dir| {
+        let path = dir.join("file");
+        let file = disk.open(&path, OpenMode::Create).unwrap();
+        file.write_at(b"0123456789", 0).unwrap();
+        file.write_vectored_at([b"ab", b"cde"], 3).unwrap();
+        file.write_vectored_at([b"", b"xyz"], 9).unwrap();
+        file.write_vectored_at([b"!", b""], 12).unwrap();
+        assert_eq!(bytes(disk, &path), b"012abcde8xyz!");
+        let file = disk.open(&path, OpenMode::Read).unwrap();
+        assert!(file.write_vectored_at([b"a", b"b"], 0).is_err());
+    });
+    let sim = SimDisk::new(4096);
+    let file = sim.open(Path::new("/file"), OpenMode::Create).unwrap();
+    let error = file.write_vectored_at([&[1; 4000], &[2; 200]], 0);
+    assert_eq!(kind(error), ErrorKind::StorageFull);
+    assert_eq!(file.len().unwrap(), 4096, "what fits is written");
+}
+
+#[test]
+fn only_an_empty_directory_is_removed_alone() {
+    check(|disk, dir| {
+        let (full, empty) = (dir.join("full"), dir.join("empty"));
+        disk.create_dir_all(&full.join("inner")).unwrap();
+        disk.create_dir_all(&empty).unwrap();
+        assert_eq!(kind(disk.remove_dir(&full)), ErrorKind::DirectoryNotEmpty);
+        disk.remove_dir(&empty).unwrap();
+        assert_eq!(kind(disk.remove_dir(&empty)), ErrorKind::NotFound);
+        assert_eq!(names(disk, dir), [("full".to_owned(), true, 0)]);
+    });
+}

@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use logweir_proto::record::{BatchHeader, HEADER_LEN};
+use logweir_proto::record::BatchHeader;
 use logweir_proto::{Offset, Timestamp};
 use parking_lot::{Mutex, RwLock};
 
@@ -55,8 +55,6 @@ pub(crate) struct ActiveSegment {
     prefault: Prefault,
     /// A failed append may have left bytes up to here.
     soiled: u64,
-    /// A header and body put together for a single write.
-    scratch: Vec<u8>,
 }
 
 impl ActiveSegment {
@@ -118,7 +116,6 @@ impl ActiveSegment {
             first_append,
             prefault: Prefault::new(valid),
             soiled: valid,
-            scratch: Vec::new(),
         })
     }
 
@@ -254,27 +251,13 @@ impl ActiveSegment {
     }
 
     fn put(&mut self, position: u64, parts: [&[u8]; 2], placement: Placement) -> io::Result<()> {
-        let [head, body] = parts;
+        let len = parts[0].len() + parts[1].len();
         let written = self.reservation.is_none() || placement == Placement::Written;
-        let large = head.len() + body.len() >= PWRITE_BYTES;
-        if !large && !written {
+        if !written && len < PWRITE_BYTES {
             return Ok(self.writer.write_vectored(position, &parts)?);
         }
-        if !large {
-            self.prefault
-                .skip_to(position + (head.len() + body.len()) as u64);
-            self.scratch.clear();
-            self.scratch.extend_from_slice(head);
-            self.scratch.extend_from_slice(body);
-            return self.file.write_at(&self.scratch, position);
-        }
-        self.file.write_at(body, position + head.len() as u64)?;
-        if written {
-            return self.file.write_at(head, position);
-        }
-        self.prefault
-            .skip_to(position + (head.len() + body.len()) as u64);
-        Ok(self.writer.write(position, head)?)
+        self.prefault.skip_to(position + len as u64);
+        self.file.write_vectored_at(parts, position)
     }
 
     /// Ends the segment: the last index entry is made and unused blocks are given back.
@@ -298,5 +281,3 @@ impl ActiveSegment {
         self.open.persist_index(disk, files)
     }
 }
-
-const _: () = assert!(PWRITE_BYTES > HEADER_LEN);
