@@ -10,11 +10,19 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::peer::Peer;
 use crate::process::cpu_time;
 
 /// The largest response taken.
 const MAX_RESPONSE_BYTES: usize = 64 << 20;
+
+/// Where a load goes, and who is charged for it.
+#[derive(Clone, Copy, Debug)]
+pub struct Server<'a> {
+    /// `HOST:PORT` of a gRPC listener.
+    pub address: &'a str,
+    /// The process that listens there.
+    pub pid: u32,
+}
 
 /// What a load came to.
 #[derive(Clone, Copy, Debug, Default)]
@@ -70,8 +78,8 @@ impl ProduceLoad {
     ///
     /// # Panics
     /// If an append is refused.
-    pub async fn run(&self, peer: &Peer) -> Loaded {
-        let mut service = ProduceServiceClient::new(connect(peer.address()).await);
+    pub async fn run(&self, server: Server<'_>) -> Loaded {
+        let mut service = ProduceServiceClient::new(connect(server.address).await);
         let (requests, outgoing) = mpsc::channel(self.in_flight);
         // The first waits for what is made once: the topic, the segment.
         requests.try_send(self.request(0)).expect("there is room");
@@ -81,7 +89,7 @@ impl ProduceLoad {
             .expect("the stream is taken")
             .into_inner();
         accept(answers.message().await);
-        let (cpu, began) = (cpu_time(peer.pid()), Instant::now());
+        let (cpu, began) = (cpu_time(server.pid), Instant::now());
         let window = tokio::sync::Semaphore::new(self.in_flight);
         let send = async {
             for number in 1..=self.requests {
@@ -100,7 +108,7 @@ impl ProduceLoad {
         Loaded {
             bytes: self.requests * self.batch.len() as u64,
             elapsed: began.elapsed(),
-            server_cpu: cpu_time(peer.pid()).saturating_sub(cpu),
+            server_cpu: cpu_time(server.pid).saturating_sub(cpu),
         }
     }
 
@@ -143,8 +151,8 @@ impl ConsumeLoad {
     ///
     /// # Panics
     /// If the server refuses.
-    pub async fn run(&self, peer: &Peer) -> Loaded {
-        let mut service = FetchServiceClient::new(connect(peer.address()).await)
+    pub async fn run(&self, server: Server<'_>) -> Loaded {
+        let mut service = FetchServiceClient::new(connect(server.address).await)
             .max_decoding_message_size(MAX_RESPONSE_BYTES);
         let request = v1::FetchStreamRequest {
             partitions: vec![v1::FetchPartition {
@@ -157,7 +165,7 @@ impl ConsumeLoad {
             max_bytes: self.response_bytes,
             ..Default::default()
         };
-        let (cpu, began) = (cpu_time(peer.pid()), Instant::now());
+        let (cpu, began) = (cpu_time(server.pid), Instant::now());
         let stream = service.fetch_stream(request).await;
         let mut responses = stream.expect("the stream is taken").into_inner();
         let mut bytes = 0;
@@ -172,7 +180,7 @@ impl ConsumeLoad {
         Loaded {
             bytes,
             elapsed: began.elapsed(),
-            server_cpu: cpu_time(peer.pid()).saturating_sub(cpu),
+            server_cpu: cpu_time(server.pid).saturating_sub(cpu),
         }
     }
 }

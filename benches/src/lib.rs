@@ -10,8 +10,8 @@ mod records;
 mod scratch;
 mod stubs;
 
-pub use grpc_load::{ConsumeLoad, Loaded, ProduceLoad, connect};
-pub use peer::{Peer, Role, serve_if_told};
+pub use grpc_load::{ConsumeLoad, Loaded, ProduceLoad, Server, connect};
+pub use peer::{Peer, Role, serve_bare, serve_if_told};
 pub use process::{blocked_times, cpu_time};
 pub use records::{batch_of, batches_for, record_batch};
 pub use scratch::{ScratchLog, scratch_folder, warm_memory};

@@ -9,6 +9,7 @@ use std::process::{Child, Command, Stdio};
 use logweir::{Broker, Config, FlushMode, ListenAddr};
 use tokio::net::TcpListener;
 
+use crate::grpc_load::Server;
 use crate::scratch::scratch_folder;
 use crate::stubs::Bare;
 
@@ -89,16 +90,13 @@ impl Peer {
         }
     }
 
-    /// `HOST:PORT` of its gRPC listener.
+    /// Where it listens, and its process.
     #[must_use]
-    pub fn address(&self) -> &str {
-        &self.address
-    }
-
-    /// Its process id.
-    #[must_use]
-    pub fn pid(&self) -> u32 {
-        self.child.id()
+    pub fn server(&self) -> Server<'_> {
+        Server {
+            address: &self.address,
+            pid: self.child.id(),
+        }
     }
 }
 
@@ -131,17 +129,24 @@ pub fn serve_if_told() {
                 total_bytes,
                 response_bytes,
             } => {
-                let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-                announce(&listener.local_addr().expect("it is bound").to_string());
-                let bare = Bare::new(total_bytes, response_bytes);
-                tokio::select! {
-                    served = bare.serve(listener) => served.expect("the listener does not fail"),
-                    () = end_of_input() => {}
-                }
+                announce(&serve_bare(total_bytes, response_bytes).await);
+                end_of_input().await;
             }
         }
     });
     std::process::exit(0);
+}
+
+/// Serves bare tonic in this process, on a port of the system's choice, and gives `HOST:PORT`: a sink, and a source of
+/// `total_bytes` in responses of `response_bytes`.
+///
+/// # Panics
+/// If there is no port.
+pub async fn serve_bare(total_bytes: usize, response_bytes: usize) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("it is bound").to_string();
+    tokio::spawn(Bare::new(total_bytes, response_bytes).serve(listener));
+    address
 }
 
 async fn serve_broker(flush: FlushMode) {

@@ -30,7 +30,7 @@ pub(crate) fn suite(criterion: &mut Criterion) {
         topic: "grpc".to_owned(),
     };
     // What is read later is written first, once.
-    runtime.block_on(load.run(&broker));
+    runtime.block_on(load.run(broker.server()));
     let fetch = ConsumeLoad {
         topic: load.topic.clone(),
         end_offset: i64::from(batch.header().record_count)
@@ -42,10 +42,14 @@ pub(crate) fn suite(criterion: &mut Criterion) {
     group.throughput(Throughput::Bytes(total_bytes as u64));
     for (name, peer) in [("broker", &broker), ("bare_tonic", &bare)] {
         group.bench_function(BenchmarkId::new("produce_16MiB", name), |bencher| {
-            bencher.iter_custom(|count| times(count, || runtime.block_on(load.run(peer)).elapsed));
+            bencher.iter_custom(|count| {
+                times(count, || runtime.block_on(load.run(peer.server())).elapsed)
+            });
         });
         group.bench_function(BenchmarkId::new("fetch_16MiB", name), |bencher| {
-            bencher.iter_custom(|count| times(count, || runtime.block_on(fetch.run(peer)).elapsed));
+            bencher.iter_custom(|count| {
+                times(count, || runtime.block_on(fetch.run(peer.server())).elapsed)
+            });
         });
     }
     group.finish();

@@ -18,9 +18,9 @@ pub(crate) fn measure(effort: Effort) -> anyhow::Result<Vec<Figure>> {
     let records = effort.choose(6_000_000, 20_000);
     let broker = Peer::start(Role::Broker);
     runtime.block_on(async {
-        let client = Client::connect(broker.address()).await?;
+        let client = Client::connect(broker.server().address).await?;
         client.admin().create_topic(NewTopic::new(TOPIC)).await?;
-        let (cpu, began) = (cpu_time(broker.pid()), Instant::now());
+        let (cpu, began) = (cpu_time(broker.server().pid), Instant::now());
         let reading = tokio::spawn(read(client.clone(), records));
         let producer = client.producer()?;
         let topic: Arc<str> = TOPIC.into();
@@ -34,7 +34,9 @@ pub(crate) fn measure(effort: Effort) -> anyhow::Result<Vec<Figure>> {
         let acknowledged = began.elapsed().as_secs_f64();
         reading.await??;
         let arrived = began.elapsed().as_secs_f64();
-        let server = cpu_time(broker.pid()).saturating_sub(cpu).as_secs_f64();
+        let server = cpu_time(broker.server().pid)
+            .saturating_sub(cpu)
+            .as_secs_f64();
         let rate = number(records) / arrived;
         Ok(vec![Figure {
             name: "client_records".to_owned(),

@@ -22,16 +22,19 @@ pub(crate) fn measure(effort: Effort) -> anyhow::Result<Vec<Figure>> {
     let broker = Peer::start(Role::DurableBroker);
     let time = Duration::from_millis(effort.choose(10_000, 300));
     runtime.block_on(async {
-        let first = Client::connect(broker.address()).await?;
+        let first = Client::connect(broker.server().address).await?;
         first.admin().create_topic(NewTopic::new(TOPIC)).await?;
         let mut clients = Vec::new();
         for _ in 0..CLIENTS {
-            let producer = Client::connect(broker.address()).await?.producer()?;
+            let producer = Client::connect(broker.server().address).await?.producer()?;
             // Connections, ids and the segment are made before.
             producer.send(record()).await?.await?;
             clients.push(producer);
         }
-        let (syncs_before, began) = (blocked_times(broker.pid(), COMMIT_THREAD), Instant::now());
+        let (syncs_before, began) = (
+            blocked_times(broker.server().pid, COMMIT_THREAD),
+            Instant::now(),
+        );
         let mut tasks = tokio::task::JoinSet::new();
         for producer in clients {
             tasks.spawn(async move {
@@ -48,7 +51,7 @@ pub(crate) fn measure(effort: Effort) -> anyhow::Result<Vec<Figure>> {
             acks += done??;
         }
         let seconds = began.elapsed().as_secs_f64();
-        let syncs = blocked_times(broker.pid(), COMMIT_THREAD) - syncs_before;
+        let syncs = blocked_times(broker.server().pid, COMMIT_THREAD) - syncs_before;
         Ok(vec![Figure {
             name: "acks_per_sync".to_owned(),
             what: "acks=all with flush per ack, 64 clients: acknowledgements per sync, at least"

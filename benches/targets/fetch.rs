@@ -22,7 +22,7 @@ pub(crate) fn measure(effort: Effort) -> anyhow::Result<Vec<Figure>> {
         in_flight: 32,
         topic: "fetch".to_owned(),
     };
-    runtime.block_on(fill.run(&broker));
+    runtime.block_on(fill.run(broker.server()));
     // Whole batches fit into a response; the source sends as many bytes in each.
     let per_response = RESPONSE_BYTES / batch.bytes().len() * batch.bytes().len();
     let source = Peer::start(Role::Bare {
@@ -38,7 +38,12 @@ pub(crate) fn measure(effort: Effort) -> anyhow::Result<Vec<Figure>> {
     };
     let (mut ours, mut base) = (Loaded::default(), Loaded::default());
     for round in 0..=effort.choose(8, 1) {
-        let (a, b) = runtime.block_on(async { (load.run(&broker).await, load.run(&source).await) });
+        let (a, b) = runtime.block_on(async {
+            (
+                load.run(broker.server()).await,
+                load.run(source.server()).await,
+            )
+        });
         if round > 0 {
             ours.add(a);
             base.add(b);

@@ -30,9 +30,9 @@ pub(crate) fn measure(effort: Effort) -> anyhow::Result<Vec<Figure>> {
         };
         // A log takes memory that a sink does not: what it takes is to be as warm as the sink's own.
         warm_memory(round_bytes + (round_bytes >> 1));
-        let ours_now = runtime.block_on(load.run(&broker));
+        let ours_now = runtime.block_on(load.run(broker.server()));
         warm_memory(round_bytes + (round_bytes >> 1));
-        let base_now = runtime.block_on(load.run(&sink));
+        let base_now = runtime.block_on(load.run(sink.server()));
         // The first round warms up both.
         if round > 0 {
             ours.add(ours_now);
