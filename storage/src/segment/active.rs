@@ -228,7 +228,7 @@ impl ActiveSegment {
         let blocks = self
             .reservation
             .as_ref()
-            .filter(|blocks| blocks.is_low(used) && !blocks.asked.swap(true, Ordering::AcqRel))
+            .filter(|blocks| blocks.asks_for_more(used))
             .map(|blocks| Job::Reserve(Arc::clone(blocks)));
         let pages = self.prefault.next(used, self.writer.allocated());
         let pages = pages.map(|(from, to)| Job::Prefault(Arc::clone(self.writer.map()), from, to));

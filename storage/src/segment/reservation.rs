@@ -23,7 +23,7 @@ pub(crate) struct Reservation {
     /// Bytes that have blocks.
     reserved: AtomicU64,
     /// The keeper has been asked for the next step.
-    pub(super) asked: AtomicBool,
+    asked: AtomicBool,
     /// Held while the file's length changes; true once the segment is closed.
     closed: Mutex<bool>,
 }
@@ -50,10 +50,17 @@ impl Reservation {
         self.capacity
     }
 
-    /// Whether the next step is due when `used` bytes are used.
-    pub(crate) fn is_low(&self, used: u64) -> bool {
+    /// Whether the keeper is to be asked for the next step, now that `used` bytes are used; once for each. Called by the
+    /// one writer.
+    pub(crate) fn asks_for_more(&self, used: u64) -> bool {
         let reserved = self.reserved();
-        reserved < self.capacity && used + step(reserved) / 2 > reserved
+        let low = reserved < self.capacity && used + step(reserved) / 2 > reserved;
+        // No swap: on every append until the keeper is done it would wait for the copy to leave the store buffer.
+        let asks = low && !self.asked.load(Ordering::Acquire);
+        if asks {
+            self.asked.store(true, Ordering::Release);
+        }
+        asks
     }
 
     /// Takes the next step, and as many as `needed` bytes take.
