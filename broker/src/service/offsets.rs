@@ -143,3 +143,44 @@ fn search(partition: &Partition, query: OffsetQuery) -> Result<ListedOffset, Api
         },
     ))
 }
+
+#[cfg(all(test, feature = "client"))]
+mod tests {
+    use logweir_client::{Client, NewTopic, OffsetSpec};
+    use logweir_storage::disk::PowerCut;
+
+    use super::*;
+    use crate::{Broker, Config, FlushMode, ListenAddr};
+
+    async fn leader_epoch(client: &Client) -> i32 {
+        let admin = client.admin();
+        let listed = admin.list_offset("orders", PartitionId::new(0), OffsetSpec::Latest);
+        listed.await.unwrap().leader_epoch.get()
+    }
+
+    /// A power cut can take records that a topic flushing as `os` has shown. Its leader epoch did not grow, so that a
+    /// reader had nothing to notice it by (KIP-320).
+    #[tokio::test]
+    async fn the_leader_epoch_grows_over_a_power_cut_and_not_over_a_kill_or_a_stop() {
+        let config = Config::in_memory()
+            .with_grpc(ListenAddr::Off)
+            .with_http(ListenAddr::Off)
+            .with_flush(FlushMode::Os);
+        let broker = Broker::start(config).await.unwrap();
+        let client = broker.client().unwrap();
+        let topic = NewTopic::new("orders");
+        client.admin().create_topic(topic).await.unwrap();
+        assert_eq!(leader_epoch(&client).await, 0);
+        broker.restart().await.unwrap();
+        assert_eq!(leader_epoch(&client).await, 0);
+        broker.crash(PowerCut::KeepAll).await.unwrap();
+        broker.restart().await.unwrap();
+        assert_eq!(leader_epoch(&client).await, 0);
+        broker.crash(PowerCut::LoseUnsynced).await.unwrap();
+        broker.restart().await.unwrap();
+        assert_eq!(leader_epoch(&client).await, 1);
+        broker.restart().await.unwrap();
+        assert_eq!(leader_epoch(&client).await, 1);
+        broker.shutdown().await.unwrap();
+    }
+}
