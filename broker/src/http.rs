@@ -82,7 +82,7 @@ pub(crate) async fn serve(
             }
             Err(error) => {
                 tracing::warn!(%error, "accepting an HTTP connection failed");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
+                crate::clock::sleep(ACCEPT_PAUSE).await;
             }
         }
     }

@@ -11,6 +11,7 @@ use std::time::Duration;
 use logweir_proto::grpc::v1;
 use logweir_proto::grpc::v1::produce_service_server::ProduceService;
 use logweir_proto::{ErrorCode, PartitionId};
+use prost::Message;
 use tokio::sync::mpsc;
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
@@ -21,7 +22,7 @@ use crate::grpc::answers::Answers;
 use crate::grpc::budget::{Charge, Kept};
 use crate::grpc::context::{context, topic_id};
 use crate::grpc::framing::ANSWER_BYTES;
-use crate::grpc::records::{build_batch, compression, spread};
+use crate::grpc::records::{Place, compression, pack};
 use crate::grpc::status::{at_most, check_name, error_of, shutting_down, status};
 use crate::service::{Acks, Append, AppendResult, PendingProduce, ProduceRequest, RequestContext};
 
@@ -29,6 +30,8 @@ use crate::service::{Acks, Append, AppendResult, PendingProduce, ProduceRequest,
 const MAX_APPENDS: usize = 10_000;
 /// A client that has taken no answer for so long, although some are due, is given up: longer than any wait for acks.
 const UNREAD_TIMEOUT: Duration = Duration::from_secs(330);
+/// Plain records of more than so many bytes are packed, and compressed, where no other call waits for it.
+const MAX_PACKED_HERE_BYTES: usize = 64 << 10;
 /// Requests of one stream whose answers are due.
 const MAX_PENDING: usize = 256;
 
@@ -260,32 +263,33 @@ impl Handler {
         };
         let compression = compression(append.compression)?;
         let now = self.service.clock.now();
-        if let Some(partition) = append.partition {
-            let batch = build_batch(&list.records, compression, now)?;
-            return Ok(vec![(sent(PartitionId::new(partition), batch), Vec::new())]);
-        }
-        // A topic that is known by its id is not created anew.
-        let may_create = topic_id.is_none();
-        let described = self.service.describe_topic(ctx, topic, may_create).await?;
-        let count = i32::try_from(described.partitions.len())
-            .unwrap_or(i32::MAX)
-            .max(1);
-        let turn = self.next_keyless.fetch_add(1, Ordering::Relaxed) & 0x7fff_ffff;
-        let keyless = PartitionId::new(i32::try_from(turn).unwrap_or(0) % count);
-        let mut appends = Vec::new();
-        for (partition, indexes) in spread(&list.records, count, keyless) {
-            let records = indexes
-                .iter()
-                .filter_map(|index| list.records.get(*index as usize));
-            let batch = build_batch(records, compression, now)?;
-            appends.push((sent(partition, batch), indexes));
-        }
-        if appends.is_empty() {
-            return Err(ApiError::new(
-                ErrorCode::InvalidRecord,
-                "an append needs at least one record",
-            ));
-        }
+        let place = match append.partition {
+            Some(partition) => Place::At(PartitionId::new(partition)),
+            None => {
+                // A topic that is known by its id is not created anew.
+                let may_create = topic_id.is_none();
+                let described = self.service.describe_topic(ctx, topic, may_create).await?;
+                let count = i32::try_from(described.partitions.len())
+                    .unwrap_or(i32::MAX)
+                    .max(1);
+                let turn = self.next_keyless.fetch_add(1, Ordering::Relaxed) & 0x7fff_ffff;
+                let keyless = PartitionId::new(i32::try_from(turn).unwrap_or(0) % count);
+                Place::Spread { count, keyless }
+            }
+        };
+        let large = list.encoded_len() > MAX_PACKED_HERE_BYTES;
+        let pack = move || pack(&list.records, place, compression, now);
+        let packed = if large {
+            let work = tokio::task::spawn_blocking(pack);
+            work.await
+                .map_err(|error| ApiError::storage(format!("packing ended early: {error}")))??
+        } else {
+            pack()?
+        };
+        let appends = packed
+            .into_iter()
+            .map(|(partition, batch, indexes)| (sent(partition, batch), indexes))
+            .collect();
         Ok(appends)
     }
 }

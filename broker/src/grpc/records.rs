@@ -35,11 +35,47 @@ pub(super) fn compression(raw: i32) -> Result<Compression, ApiError> {
     })
 }
 
-/// Builds one batch from records, in order.
+/// Where plain records go.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Place {
+    At(PartitionId),
+    /// By key over so many partitions, and those without a key to one of them.
+    Spread {
+        count: i32,
+        keyless: PartitionId,
+    },
+}
+
+/// Builds a batch for each partition that gets records; with their indexes where they were spread.
 ///
 /// # Errors
 /// `INVALID_RECORD` if there is none, or they cannot be put in one batch.
-pub(super) fn build_batch<'a>(
+pub(super) fn pack(
+    records: &[v1::Record],
+    place: Place,
+    compression: Compression,
+    now: Timestamp,
+) -> Result<Vec<(PartitionId, Bytes, Vec<u32>)>, ApiError> {
+    let spread = match place {
+        Place::Spread { count, keyless } if !records.is_empty() => spread(records, count, keyless),
+        Place::At(partition)
+        | Place::Spread {
+            keyless: partition, ..
+        } => {
+            let batch = build_batch(records, compression, now)?;
+            return Ok(vec![(partition, batch, Vec::new())]);
+        }
+    };
+    let packed = spread.into_iter().map(|(partition, indexes)| {
+        let part = indexes
+            .iter()
+            .filter_map(|index| records.get(*index as usize));
+        Ok((partition, build_batch(part, compression, now)?, indexes))
+    });
+    packed.collect()
+}
+
+fn build_batch<'a>(
     records: impl IntoIterator<Item = &'a v1::Record>,
     compression: Compression,
     now: Timestamp,
@@ -72,7 +108,7 @@ pub(super) fn build_batch<'a>(
 }
 
 /// Which records go to which partition: by key as Kafka's default partitioner does, the rest to `keyless`.
-pub(super) fn spread(
+fn spread(
     records: &[v1::Record],
     partitions: i32,
     keyless: PartitionId,
@@ -308,5 +344,26 @@ mod tests {
         }
         seen.sort_unstable();
         assert_eq!(seen, (0..50).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn each_partition_gets_a_batch_of_its_records_and_no_records_are_refused() {
+        let place = Place::Spread {
+            count: 4,
+            keyless: PartitionId::new(2),
+        };
+        let now = Timestamp::new(1);
+        let records = [record(None, "1"), record(Some("a"), "2"), record(None, "3")];
+        let packed = pack(&records, place, Compression::None, now).expect("valid");
+        for (_, batch, indexes) in packed {
+            let room = &mut Room::new(1_000);
+            let list = unpack(batch, Offset::ZERO, room).expect("valid").list;
+            let values = list.records.iter().map(|record| &record.value);
+            assert!(values.eq(indexes.iter().map(|index| &records[*index as usize].value)));
+        }
+        for place in [place, Place::At(PartitionId::new(0))] {
+            let error = pack(&[], place, Compression::None, now).expect_err("nothing");
+            assert_eq!(error.code, ErrorCode::InvalidRecord);
+        }
     }
 }
