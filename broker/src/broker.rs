@@ -5,10 +5,11 @@
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use logweir_storage::LogDir;
 use logweir_storage::disk::{PowerCut, SimDisk};
+use tempfile::TempDir;
 use tokio::sync::{Mutex, watch};
 
 use crate::clock::Clock;
@@ -60,10 +61,12 @@ struct Parts {
     grpc: Option<Port>,
     http: Option<Port>,
     in_process: InProcess,
+    /// The data directory, where it is to go with the broker.
+    temporary: Option<TempDir>,
 }
 
 impl Parts {
-    async fn new(config: Config) -> Result<Self, BrokerError> {
+    async fn new(config: Config, temporary: Option<TempDir>) -> Result<Self, BrokerError> {
         config
             .validate()
             .map_err(|problems| BrokerError::Config(problems.to_string()))?;
@@ -81,6 +84,7 @@ impl Parts {
             #[cfg(not(feature = "http"))]
             http: None,
             in_process: InProcess::default(),
+            temporary,
             config: Arc::new(config),
         })
     }
@@ -93,7 +97,25 @@ impl Broker {
     /// # Errors
     /// An invalid configuration, a taken port, a data directory that another process holds or that is damaged.
     pub async fn start(config: Config) -> Result<Self, BrokerError> {
-        let parts = Parts::new(config).await?;
+        Self::start_with(config, None).await
+    }
+
+    /// Starts a broker on a real disk, in a folder of its own in the system's place for temporary files, whatever
+    /// `config` says; the folder is removed when the broker was shut down or, soon after, dropped.
+    ///
+    /// # Errors
+    /// As [`Broker::start`]; if no folder can be made.
+    pub async fn start_in_temp_dir(mut config: Config) -> Result<Self, BrokerError> {
+        let dir = tempfile::Builder::new()
+            .prefix("logweir-")
+            .tempdir()
+            .map_err(|error| BrokerError::Config(format!("no temporary folder: {error}")))?;
+        config.data_dir = Some(dir.path().to_owned());
+        Self::start_with(config, Some(dir)).await
+    }
+
+    async fn start_with(config: Config, temporary: Option<TempDir>) -> Result<Self, BrokerError> {
+        let parts = Parts::new(config, temporary).await?;
         let run = Run::start(&parts).await?;
         Ok(Self {
             parts,
@@ -241,8 +263,13 @@ impl Broker {
     /// # Errors
     /// What could not be closed: nothing acknowledged is lost by that; the next start scans the logs.
     /// [`BrokerError::UnfiredFaults`], after all else went well, if an injected fault never happened.
-    pub async fn shutdown(self) -> Result<(), BrokerError> {
+    pub async fn shutdown(mut self) -> Result<(), BrokerError> {
         self.stop().await?;
+        if let Some(dir) = self.parts.temporary.take() {
+            dir.close().map_err(|error| {
+                BrokerError::Close(format!("the temporary folder is not gone: {error}"))
+            })?;
+        }
         let unfired = self.parts.faults.unfired();
         if unfired.is_empty() {
             return Ok(());
@@ -265,6 +292,35 @@ impl Broker {
             None => released(log_dir).await,
         }
     }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        // Clients that outlive the broker must not keep its parts alive.
+        self.parts.in_process.disconnect();
+        let run = self.run.send_replace(None);
+        if let Some(dir) = self.parts.temporary.take() {
+            let log_dir = run.as_ref().map(|run| run.log_dir());
+            drop(run);
+            sweep(dir, log_dir.unwrap_or_default());
+        }
+    }
+}
+
+/// Removes a folder when nobody uses it any more, without waiting for that here: the runtime may have to go on first.
+fn sweep(dir: TempDir, log_dir: Weak<LogDir>) {
+    let begun = Instant::now();
+    let work = move || {
+        while log_dir.strong_count() > 0 && begun.elapsed() < RELEASE_TIMEOUT {
+            std::thread::park_timeout(Duration::from_millis(1));
+        }
+        if let Err(error) = dir.close() {
+            tracing::warn!(%error, "a temporary folder was left behind");
+        }
+    };
+    let thread = std::thread::Builder::new().name("logweir-sweep".to_owned());
+    // Without a thread to be had, the closure is dropped, which removes the folder at once.
+    let _ = thread.spawn(work);
 }
 
 /// Waits until nothing holds a data directory on a real disk, so that it can be opened again.

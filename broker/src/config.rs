@@ -512,14 +512,14 @@ impl LogSettings {
 
     /// Whether a record is synced before it is acknowledged or shown, for a topic with so many replicas.
     #[must_use]
-    pub fn flushes_per_ack(&self, replicas: usize, in_memory: bool) -> bool {
+    pub fn flushes_per_ack(&self, replicas: usize) -> bool {
         match self.flush {
             FlushMode::PerAck => true,
             FlushMode::Os => false,
             FlushMode::Auto if self.flush_messages == 1 => true,
             FlushMode::Auto => {
                 let scheduled = self.flush_records().is_some() || self.flush_interval().is_some();
-                replicas <= 1 && !in_memory && !scheduled
+                replicas <= 1 && !scheduled
             }
         }
     }

@@ -13,6 +13,7 @@
 //! # }
 //! ```
 
+mod blocking;
 mod broker;
 #[cfg(feature = "cli")]
 pub mod cli;
@@ -23,11 +24,15 @@ mod faults;
 mod grpc;
 #[cfg(feature = "http")]
 mod http;
+#[cfg(feature = "client")]
+mod input;
 mod metadata;
 mod metrics;
 mod partition;
 mod service;
+pub mod testing;
 
+pub use blocking::BlockingBroker;
 pub use broker::Broker;
 pub use clock::Clock;
 pub use config::{Config, ConfigError, FlushMode, ListenAddr};

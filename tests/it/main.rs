@@ -11,6 +11,7 @@
 
 mod contract;
 mod crashes;
+mod embedding;
 mod flights;
 mod full_disk;
 mod hostile;

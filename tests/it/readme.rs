@@ -52,3 +52,17 @@ fn the_first_produce_and_consume_of_the_readmes_work() {
         "the count is shown: {out}\n{err}"
     );
 }
+
+#[test]
+fn the_test_that_the_readmes_show_is_one_that_runs() {
+    let ours = include_str!("embedding.rs");
+    for readme in [
+        include_str!("../../README.md"),
+        include_str!("../../README.zh.md"),
+    ] {
+        let shown = readme.split("#[tokio::test]").nth(1).unwrap();
+        let shown = shown.split("```").next().unwrap();
+        assert!(shown.contains("advance"), "{shown}");
+        assert!(ours.contains(shown), "tests/it/embedding.rs lacks {shown}");
+    }
+}

@@ -193,6 +193,12 @@ impl Run {
         self.end(listeners).await;
     }
 
+    /// Ends the metadata quorum as nothing but a failure does.
+    #[cfg(test)]
+    pub(super) async fn end_quorum_for_test(&self) {
+        self.quorum.shutdown().await;
+    }
+
     async fn end(&self, mut listeners: JoinSet<BrokerError>) {
         self.cut.cancel();
         listeners.shutdown().await;

@@ -15,6 +15,8 @@ use tokio::net::TcpListener;
 use super::*;
 use crate::ListenAddr;
 
+mod embedding;
+
 const QUIET: ListenAddr = ListenAddr::Off;
 
 /// A broker in memory that listens nowhere.

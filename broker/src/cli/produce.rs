@@ -21,10 +21,10 @@ use tokio_util::sync::CancellationToken;
 use super::connection::ServerArgs;
 use super::exit::{Exit, usage};
 use super::flag_values;
-use super::input::{CsvOptions, Format, InputError, InputRecord};
 use super::interrupt::Interrupt;
 use super::output::print_json;
 use super::progress::{Progress, rate};
+use crate::input::{CsvOptions, Format, InputError, InputRecord};
 
 mod outcomes;
 mod reading;

@@ -133,7 +133,7 @@ mod tests {
     use logweir_proto::{Offset, Timestamp};
 
     use super::*;
-    use crate::cli::input::{Format, Input};
+    use crate::input::{Format, Input};
 
     fn record(key: Option<&'static [u8]>, value: Option<&'static [u8]>) -> Record {
         Record {

@@ -9,6 +9,7 @@ use clap::Args;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
 use tracing_subscriber::EnvFilter;
 
 use super::exit::{Exit, usage};
@@ -22,6 +23,7 @@ Examples:
   logweir serve --data-dir /var/lib/logweir --grpc 0.0.0.0:9093
   logweir serve --in-memory --grpc 127.0.0.1:0 --http off --ready-file ready.json
   logweir serve --flush os --set log.retention_ms=2d
+  logweir serve --in-memory --grpc 127.0.0.1:0 --ready-file ready.json --exit-with-parent
 
 When it is ready it prints one line of JSON:
   {\"pid\":7,\"kafka\":null,\"grpc\":\"127.0.0.1:9093\",\"http\":\"127.0.0.1:9094\"}
@@ -39,6 +41,9 @@ pub(super) struct ServeCommand {
     /// When ready, write the JSON line with pid and addresses to this file as well (under a temporary name, then renamed)
     #[arg(long, value_name = "FILE")]
     ready_file: Option<PathBuf>,
+    /// Stop when standard input closes, which it does when the process that holds its other end dies
+    #[arg(long)]
+    exit_with_parent: bool,
 }
 
 impl ServeCommand {
@@ -54,7 +59,7 @@ impl ServeCommand {
         if let Some(file) = &self.ready_file {
             forget_stale(file)?;
         }
-        let mut signals = Signals::new()?;
+        let mut signals = Signals::new(self.exit_with_parent)?;
 
         // A signal during the start waits until the broker can be stopped in order; a second one does not.
         let start = Broker::start(config);
@@ -89,9 +94,15 @@ impl ServeCommand {
         }
         let shutdown = broker.shutdown();
         tokio::pin!(shutdown);
-        tokio::select! {
-            stopped = &mut shutdown => stopped.context("the broker did not stop cleanly")?,
-            _ = signals.next(true) => {}
+        loop {
+            tokio::select! {
+                stopped = &mut shutdown => {
+                    stopped.context("the broker did not stop cleanly")?;
+                    break;
+                }
+                // A signal ends the process; the parent's end changes nothing any more.
+                _ = signals.next(true) => {}
+            }
         }
         if let Some(file) = &self.ready_file {
             // A file left behind would name a broker that is gone.
@@ -212,26 +223,39 @@ fn start_logging(config: &Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The signals that end a broker.
+/// The signals that end a broker, and the end of the process that started it.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    /// Gone once it has come.
+    parent_gone: Option<oneshot::Receiver<()>>,
 }
 
 impl Signals {
-    fn new() -> anyhow::Result<Self> {
+    fn new(with_parent: bool) -> anyhow::Result<Self> {
         let listen = |kind| signal(kind).context("cannot listen for signals");
         Ok(Self {
             terminate: listen(SignalKind::terminate())?,
             interrupt: listen(SignalKind::interrupt())?,
+            parent_gone: with_parent.then(watch_standard_input).transpose()?,
         })
     }
 
     /// Waits for a signal; where one came before already, ends the process at once.
     async fn next(&mut self, second: bool) -> &'static str {
+        let parent_gone = async {
+            match &mut self.parent_gone {
+                Some(gone) => _ = gone.await,
+                None => std::future::pending().await,
+            }
+        };
         let (name, code) = tokio::select! {
             _ = self.terminate.recv() => ("SIGTERM", 143),
             _ = self.interrupt.recv() => ("SIGINT", 130),
+            () = parent_gone => {
+                self.parent_gone = None;
+                return "end of standard input";
+            }
         };
         if second {
             tracing::warn!(signal = name, "second signal: ending at once");
@@ -239,6 +263,21 @@ impl Signals {
         }
         name
     }
+}
+
+/// Tells when standard input has come to its end. The thread waits in a read that nothing can interrupt, and ends with
+/// the process.
+fn watch_standard_input() -> anyhow::Result<oneshot::Receiver<()>> {
+    let (gone, is_gone) = oneshot::channel();
+    std::thread::Builder::new()
+        .name("logweir-parent".to_owned())
+        .spawn(move || {
+            // What the parent writes is nobody's; an error is an end too.
+            let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
+            let _ = gone.send(());
+        })
+        .context("cannot watch standard input")?;
+    Ok(is_gone)
 }
 
 #[cfg(test)]

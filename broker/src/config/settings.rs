@@ -553,7 +553,7 @@ static LOG: &[Setting] = &[
         doc: "When records reach the disk for certain. per-ack: before they are acknowledged or shown to a reader, so \
               that a power cut takes back nothing; many waiting producers share one sync. os: when the operating system \
               likes; a killed broker loses nothing, a power cut may lose the last seconds. auto: per-ack for topics with \
-              one replica on disk that set neither flush.messages nor flush.ms, else os.",
+              one replica that set neither flush.messages nor flush.ms, else os.",
         access: Access::Topic {
             get: |l| l.flush.to_string(),
             set: |l, v| put_choice(&mut l.flush, v),

@@ -196,8 +196,8 @@ impl TopicConfig {
 
     /// Whether a record is synced before it is acknowledged or shown, for a topic with so many replicas.
     #[must_use]
-    pub fn flushes_per_ack(&self, replicas: usize, in_memory: bool) -> bool {
-        self.values.flushes_per_ack(replicas, in_memory)
+    pub fn flushes_per_ack(&self, replicas: usize) -> bool {
+        self.values.flushes_per_ack(replicas)
     }
 }
 
@@ -267,18 +267,21 @@ mod tests {
 
     fn per_ack(broker: &Config, pairs: &[(&str, &str)], replicas: usize) -> bool {
         let topic = TopicConfig::new(broker, &map(pairs)).unwrap();
-        topic.flushes_per_ack(replicas, broker.is_in_memory())
+        topic.flushes_per_ack(replicas)
     }
 
     #[test]
-    fn topics_with_one_replica_on_disk_flush_per_ack_unless_told_otherwise() {
+    fn topics_with_one_replica_flush_per_ack_unless_told_otherwise() {
         let (disk, memory) = (Config::default(), Config::in_memory());
         assert!(per_ack(&disk, &[], 1));
         assert!(!per_ack(&disk, &[], 2));
-        assert!(!per_ack(&memory, &[], 1));
+        assert!(
+            per_ack(&memory, &[], 1),
+            "a power cut can be simulated there"
+        );
+        assert!(!per_ack(&memory, &[("logweir.flush", "os")], 1));
         assert!(!per_ack(&disk, &[("logweir.flush", "os")], 1));
         assert!(per_ack(&disk, &[("logweir.flush", "per-ack")], 3));
-        assert!(per_ack(&memory, &[("logweir.flush", "per-ack")], 1));
         assert!(per_ack(&disk, &[("flush.messages", "1")], 3));
         assert!(!per_ack(&disk, &[("flush.messages", "1000")], 1));
         assert!(!per_ack(&disk, &[("flush.ms", "50")], 1));

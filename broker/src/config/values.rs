@@ -87,8 +87,8 @@ pub(crate) fn check_host_port(address: &str) -> Result<(), String> {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum FlushMode {
-    /// Per ack for topics with one replica on disk that set neither `flush_messages` nor
-    /// `flush_ms`; else left to the operating system.
+    /// Per ack for topics with one replica that set neither `flush_messages` nor `flush_ms`; else left to the
+    /// operating system.
     #[default]
     Auto,
     /// Before a record is acknowledged or shown to a reader. A power cut loses nothing acknowledged.

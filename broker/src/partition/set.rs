@@ -388,7 +388,6 @@ impl Partitions {
     /// Opens again what could not be opened for a reason that may have passed, such as a full disk: at most 100
     /// partitions in a call, those that were tried least first. Gives how many are served now. May scan and repair logs:
     /// not for a task that serves.
-    #[allow(dead_code, reason = "the retention tick is to call it")]
     pub(crate) fn retry_offline(&self) -> usize {
         let closed = self.applying.lock();
         if closed.0 || self.log_dir.offline().is_some() {
@@ -524,7 +523,7 @@ fn log_config(config: &Config, topic: &TopicConfig, replicas: usize) -> LogConfi
         retention: values.retention(),
         retention_bytes: u64::try_from(values.retention_bytes).ok(),
         flush: FlushPolicy {
-            per_ack: topic.flushes_per_ack(replicas, config.is_in_memory()),
+            per_ack: topic.flushes_per_ack(replicas),
             records: values.flush_records(),
             interval: values.flush_interval(),
         },

@@ -155,7 +155,7 @@ mod tests {
     async fn leader_epoch(client: &Client) -> i32 {
         let admin = client.admin();
         let listed = admin.list_offset("orders", PartitionId::new(0), OffsetSpec::Latest);
-        listed.await.unwrap().leader_epoch.get()
+        listed.await.expect("listed").leader_epoch.get()
     }
 
     /// A power cut can take records that a topic flushing as `os` has shown. Its leader epoch did not grow, so that a

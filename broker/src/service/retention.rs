@@ -1,4 +1,4 @@
-//! Deletes what the topics' retention says, from time to time.
+//! What is done from time to time: deleting what the topics' retention says, opening what could not be opened.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,7 +23,7 @@ impl Service {
         removed
     }
 
-    /// Enforces retention at the configured interval, by the broker's clock, until the alarm is dropped.
+    /// Enforces retention and tries offline partitions again at the configured interval, by the broker's clock, until the alarm is dropped.
     pub(crate) fn watch_retention(self: &Arc<Self>) -> Alarm {
         let interval = Duration::from_millis(self.config.log_dir.retention_check_interval_ms);
         let service = Arc::downgrade(self);
@@ -31,6 +31,8 @@ impl Service {
             let Some(service) = service.upgrade() else {
                 return;
             };
+            // What could not be opened because the disk was full, say, may be now.
+            service.partitions().retry_offline();
             let segments = service.enforce_retention();
             if segments > 0 {
                 tracing::info!(segments, "retention deleted segments");

@@ -222,6 +222,9 @@ fn may_use_client(file: &File, line: usize) -> bool {
     if !path.starts_with("broker/src/") || path.starts_with("broker/src/cli") || is_test {
         return true;
     }
+    if file.text.contains("\n#![cfg(feature = \"client\")]\n") {
+        return true;
+    }
     let above = file.text.lines().take(line).skip(line.saturating_sub(NEAR));
     let mut cfgs = above.filter(|l| l.trim_start().starts_with("#[cfg("));
     cfgs.any(|l| l.contains("feature = \"client\"") || l.contains("feature = \"cli\""))

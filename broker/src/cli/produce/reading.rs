@@ -4,7 +4,7 @@ use std::io::{BufReader, Read};
 
 use tokio::sync::mpsc;
 
-use crate::cli::input::{Format, Input, InputError, InputRecord};
+use crate::input::{Format, Input, InputError, InputRecord};
 
 /// Records handed over at once, and how many such hands may wait: bounds of what is read ahead.
 const CHUNK_RECORDS: usize = 512;

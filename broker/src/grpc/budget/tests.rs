@@ -1,3 +1,5 @@
+//! The byte budget: what waits, what is refused, and who is woken.
+
 use std::task::Wake;
 
 use super::*;

@@ -16,15 +16,15 @@ const MAX_COLUMNS: usize = 65_536;
 
 /// How a table is written and which column is the key.
 #[derive(Clone, Debug)]
-pub(in crate::cli) struct CsvOptions {
+pub(crate) struct CsvOptions {
     /// The character between cells.
-    pub(in crate::cli) delimiter: u8,
+    pub(crate) delimiter: u8,
     /// The column whose cell is the key; `None` gives null keys.
-    pub(in crate::cli) key_column: Option<String>,
+    pub(crate) key_column: Option<String>,
 }
 
 /// Reads rows after the header.
-pub(super) struct Rows {
+pub(crate) struct Rows {
     delimiter: u8,
     columns: usize,
     key: Option<usize>,
@@ -52,7 +52,7 @@ struct Row {
 
 impl Rows {
     /// Takes the header row.
-    pub(super) fn open<R: BufRead>(
+    pub(crate) fn open<R: BufRead>(
         source: &mut Source<R>,
         options: &CsvOptions,
     ) -> Result<Self, InputError> {
@@ -88,7 +88,7 @@ impl Rows {
     }
 
     /// The next row as a record; `None` at the end.
-    pub(super) fn next<R: BufRead>(
+    pub(crate) fn next<R: BufRead>(
         &self,
         source: &mut Source<R>,
     ) -> Result<Option<InputRecord>, InputError> {

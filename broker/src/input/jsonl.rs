@@ -57,7 +57,7 @@ fn present<'de: 'a, 'a, D: Deserializer<'de>>(
 ///
 /// # Errors
 /// What is wrong with the line, in words.
-pub(super) fn parse(text: &[u8]) -> Result<InputRecord, String> {
+pub(crate) fn parse(text: &[u8]) -> Result<InputRecord, String> {
     let line: Line<'_> = serde_json::from_slice(text).map_err(|error| in_words(&error))?;
     let key = choose("key", line.key, line.key_base64)?.flatten();
     let value = choose("value", line.value, line.value_base64)?.ok_or_else(|| {

@@ -1,4 +1,4 @@
-//! What `logweir produce` reads: lines, JSON lines or CSV, one record after another with its line number.
+//! What `logweir produce` and fixtures are read from: lines, JSON lines or CSV, one record after another with its line number.
 //!
 //! Memory is bounded by `max_record_bytes` whatever the input holds. The value is always the input's own
 //! bytes; nothing is trimmed, unquoted or re-encoded except where a format says so.
@@ -11,39 +11,39 @@ use bytes::Bytes;
 mod csv;
 mod jsonl;
 
-pub(super) use csv::CsvOptions;
+pub(crate) use csv::CsvOptions;
 
 /// One record of the input.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct InputRecord {
+pub(crate) struct InputRecord {
     /// The line it begins on, from 1.
-    pub(super) line: u64,
+    pub(crate) line: u64,
     /// `None` is a null key; empty is empty.
-    pub(super) key: Option<Bytes>,
+    pub(crate) key: Option<Bytes>,
     /// `None` is a tombstone.
-    pub(super) value: Option<Bytes>,
+    pub(crate) value: Option<Bytes>,
     /// In order; a name may occur more than once.
-    pub(super) headers: Vec<(String, Option<Bytes>)>,
+    pub(crate) headers: Vec<(String, Option<Bytes>)>,
     /// Milliseconds since 1970-01-01 UTC; `None` is the time of producing.
-    pub(super) timestamp_ms: Option<i64>,
+    pub(crate) timestamp_ms: Option<i64>,
 }
 
 impl InputRecord {
     /// Bytes of key and value.
-    pub(super) fn data_bytes(&self) -> u64 {
+    pub(crate) fn data_bytes(&self) -> u64 {
         let bytes = |part: &Option<Bytes>| part.as_ref().map_or(0, Bytes::len);
         u64::try_from(bytes(&self.key) + bytes(&self.value)).unwrap_or(u64::MAX)
     }
 
     /// About how many bytes of input it was read from.
-    pub(super) fn input_bytes(&self) -> u64 {
+    pub(crate) fn input_bytes(&self) -> u64 {
         self.data_bytes() + 1
     }
 }
 
 /// Why there is no record, or no further one.
 #[derive(Debug)]
-pub(super) enum InputError {
+pub(crate) enum InputError {
     /// This record is wrong; the next one can be read.
     Record { line: u64, reason: String },
     /// Where the next record begins cannot be known, or nothing more can be read.
@@ -62,7 +62,7 @@ impl fmt::Display for InputError {
 
 /// How to read the input.
 #[derive(Clone, Debug)]
-pub(super) enum Format {
+pub(crate) enum Format {
     /// A record a line; text before the first separator, if one is given, is the key.
     Lines { key_separator: Option<Vec<u8>> },
     /// A JSON object a line.
@@ -72,7 +72,7 @@ pub(super) enum Format {
 }
 
 /// The records of an input, in order.
-pub(super) struct Input<R> {
+pub(crate) struct Input<R> {
     source: Source<R>,
     kind: Kind,
 }
@@ -88,7 +88,7 @@ impl<R: BufRead> Input<R> {
     ///
     /// # Errors
     /// [`InputError::Stop`] if the header row is missing or does not have the key column.
-    pub(super) fn new(
+    pub(crate) fn new(
         reader: R,
         format: &Format,
         max_record_bytes: usize,
@@ -110,7 +110,7 @@ impl<R: BufRead> Input<R> {
     }
 
     /// The next record; `None` at the end. After [`InputError::Stop`] nothing more must be asked for.
-    pub(super) fn next_record(&mut self) -> Option<Result<InputRecord, InputError>> {
+    pub(crate) fn next_record(&mut self) -> Option<Result<InputRecord, InputError>> {
         match &self.kind {
             Kind::Csv(rows) => rows.next(&mut self.source).transpose(),
             Kind::Lines { key_separator } => {
@@ -136,7 +136,7 @@ impl<R: BufRead> Input<R> {
 
 impl<R: Read> Input<BufReader<R>> {
     /// Whether the next line can be had without waiting for whoever writes the input.
-    pub(super) fn has_buffered_line(&self) -> bool {
+    pub(crate) fn has_buffered_line(&self) -> bool {
         self.source.reader.buffer().contains(&b'\n')
     }
 }

@@ -1,0 +1,347 @@
+//! What a host controls: crashes, time and faults, in process and over a socket.
+
+use logweir_client::ClientConfig;
+use logweir_storage::disk::PowerCut;
+
+use super::*;
+use crate::config::FlushMode;
+use crate::faults::{Api, DiskFault, Fault};
+use crate::testing::{eventually, read_topic};
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// A client over the gRPC listener.
+fn remote(broker: &Broker) -> Client {
+    let address = broker.grpc_addr().expect("it listens").to_string();
+    Client::builder()
+        .connect_lazy(address)
+        .expect("a valid address")
+}
+
+/// A client that gives up soon.
+fn impatient(broker: &Broker) -> Client {
+    let config = ClientConfig {
+        request_timeout: Duration::from_millis(100),
+        ..ClientConfig::default()
+    };
+    broker.client_with(config).expect("valid settings")
+}
+
+async fn count(broker: &Broker, topic: &str) -> usize {
+    read_topic(broker, topic).await.expect("reads").len()
+}
+
+#[tokio::test]
+async fn clients_go_on_after_a_crash_on_the_same_ports_and_nothing_acknowledged_is_lost() {
+    let broker = Broker::start(Config::in_memory()).await.expect("starts");
+    let addresses = (broker.grpc_addr(), broker.http_addr());
+    for client in [broker.client().expect("default settings"), remote(&broker)] {
+        send(&client, "orders", &["a", "b"]).await;
+        for cut in [PowerCut::LoseUnsynced, PowerCut::KeepAll] {
+            broker.crash(cut).await.expect("crashes");
+            let address = addresses.0.expect("on");
+            let refused = tokio::net::TcpStream::connect(address).await;
+            let refused = refused.expect_err("the broker is down").kind();
+            assert_eq!(refused, std::io::ErrorKind::ConnectionRefused);
+            broker.restart().await.expect("restarts");
+            assert_eq!((broker.grpc_addr(), broker.http_addr()), addresses);
+            send(&client, "orders", &["c"]).await;
+        }
+    }
+    let read = read(&remote(&broker), "orders").await;
+    assert_eq!(values(&read), ["a", "b", "c", "c", "a", "b", "c", "c"]);
+    broker.shutdown().await.expect("stops");
+}
+
+#[tokio::test]
+async fn a_producer_that_is_under_way_lives_through_crashes_and_stores_each_record_once() {
+    let broker = Arc::new(Broker::start(quiet()).await.expect("starts"));
+    let producer = broker
+        .client()
+        .expect("settings")
+        .producer()
+        .expect("settings");
+    let crasher = Arc::clone(&broker);
+    let crashes = tokio::spawn(async move {
+        for seed in 0..5 {
+            let cut = PowerCut::LoseUnsynced;
+            crasher.crash_with_seed(cut, seed).await.expect("crashes");
+            crasher.restart().await.expect("restarts");
+            tokio::task::yield_now().await;
+        }
+    });
+    let mut deliveries = Vec::new();
+    for n in 0..500 {
+        let record = ProducerRecord::new("orders").value(n.to_string());
+        deliveries.push(producer.send(record).await.expect("buffered"));
+        tokio::task::yield_now().await;
+    }
+    for delivery in deliveries {
+        delivery.await.expect("acknowledged");
+    }
+    crashes.await.expect("no panic");
+    let read = read_topic(&broker, "orders").await.expect("reads");
+    let read: Vec<String> = read
+        .into_iter()
+        .map(|record| String::from_utf8_lossy(&record.value.unwrap_or_default()).into_owned())
+        .collect();
+    let sent: Vec<String> = (0..500).map(|n| n.to_string()).collect();
+    assert_eq!(read, sent);
+}
+
+#[tokio::test]
+async fn on_a_real_disk_a_kill_is_simulated_and_the_power_is_not() {
+    let broker = Broker::start_in_temp_dir(quiet()).await.expect("starts");
+    let dir = broker.parts.config.data_dir.clone().expect("on disk");
+    let client = broker.client().expect("settings");
+    send(&client, "orders", &["a"]).await;
+    let refused = broker.crash(PowerCut::LoseUnsynced).await;
+    assert!(matches!(refused, Err(BrokerError::NotInMemory(_))));
+    broker.crash(PowerCut::KeepAll).await.expect("crashes");
+    assert!(matches!(
+        broker.crash(PowerCut::KeepAll).await,
+        Err(BrokerError::Down)
+    ));
+    broker.restart().await.expect("restarts");
+    assert!(!log_dir(&broker).was_clean());
+    broker.restart().await.expect("restarts cleanly");
+    assert!(log_dir(&broker).was_clean());
+    assert_eq!(count(&broker, "orders").await, 1);
+    broker.shutdown().await.expect("stops");
+    assert!(!dir.exists(), "{} is left behind", dir.display());
+}
+
+#[tokio::test]
+async fn a_dropped_broker_takes_its_temporary_folder_with_it() {
+    let broker = Broker::start_in_temp_dir(quiet()).await.expect("starts");
+    let dir = broker.parts.config.data_dir.clone().expect("on disk");
+    let client = impatient(&broker);
+    send(&client, "orders", &["a"]).await;
+    drop(broker);
+    let gone = || std::future::ready(!dir.exists());
+    let waited = eventually("the folder is gone", Duration::from_secs(60), gone).await;
+    waited.expect("removed");
+    let refused = client.admin().list_topics().await.expect_err("no broker");
+    assert!(refused.is_retriable(), "{refused}");
+}
+
+#[tokio::test]
+async fn a_week_passes_when_the_clock_is_moved() {
+    let (broker, client) = start(quiet()).await;
+    send(&client, "orders", &["old"]).await;
+    let before = broker.clock().now();
+    broker.clock().advance(8 * DAY);
+    send(&client, "orders", &["new"]).await;
+    let records = read_topic(&broker, "orders").await.expect("reads");
+    assert_eq!(records.len(), 1);
+    assert_eq!(records[0].offset, Offset::new(1));
+    assert!(records[0].timestamp.get() - before.get() >= 8 * 86_400_000);
+    broker.shutdown().await.expect("stops");
+}
+
+#[tokio::test]
+async fn a_flush_by_time_follows_the_clock() {
+    let (broker, client) = start(quiet()).await;
+    let topic = NewTopic::new("t").config("flush.ms", "3600000");
+    client.admin().create_topic(topic).await.expect("made");
+    send(&client, "t", &["a", "b"]).await;
+    let durable = async || {
+        let described = client.admin().describe_topic("t").await.expect("described");
+        described.partitions[0]
+            .offsets
+            .expect("led here")
+            .durable_end_offset
+    };
+    assert_eq!(durable().await, Offset::ZERO);
+    broker.clock().advance(Duration::from_secs(3_601));
+    assert_eq!(durable().await, Offset::new(2));
+    broker.crash(PowerCut::LoseUnsynced).await.expect("crashes");
+    broker.restart().await.expect("restarts");
+    assert_eq!(count(&broker, "t").await, 2);
+}
+
+#[tokio::test]
+async fn what_the_system_did_not_flush_may_be_lost_with_the_power_and_only_then() {
+    let lost = async |cut| {
+        let (broker, client) = start(quiet().with_flush(FlushMode::Os)).await;
+        for _ in 0..20 {
+            send(&client, "t", &["a"]).await;
+        }
+        broker.crash_with_seed(cut, 7).await.expect("crashes");
+        broker.restart().await.expect("restarts");
+        20 - count(&broker, "t").await
+    };
+    assert_eq!(lost(PowerCut::KeepAll).await, 0);
+    assert!(lost(PowerCut::LoseUnsynced).await > 0);
+}
+
+#[tokio::test]
+async fn whatever_happens_to_a_produce_request_its_record_is_stored_once() {
+    let broker = Broker::start(Config::in_memory()).await.expect("starts");
+    let faults = [
+        Fault::fail(ErrorCode::NotLeaderOrFollower),
+        Fault::delay(Duration::from_millis(5)),
+        Fault::duplicate(),
+        Fault::disconnect(),
+        Fault::disconnect_after(),
+        Fault::drop_request(),
+        Fault::drop_response(),
+    ];
+    send(&remote(&broker), "t", &["first"]).await;
+    for (round, fault) in faults.into_iter().enumerate() {
+        for client in [impatient(&broker), remote(&broker)] {
+            let before = count(&broker, "t").await;
+            let id = broker
+                .faults()
+                .inject(fault.clone().on(Api::Produce).topic("t"));
+            let hurried = ProducerConfig {
+                request_timeout: Duration::from_millis(100),
+                ..ProducerConfig::default()
+            };
+            let producer = client.producer_with(hurried).expect("valid");
+            for value in ["a", "b"] {
+                let sent = producer.send(ProducerRecord::new("t").value(value)).await;
+                sent.expect("buffered").await.expect("acknowledged");
+            }
+            assert_eq!(broker.faults().fired(id), 1, "round {round}");
+            assert_eq!(count(&broker, "t").await, before + 2, "round {round}");
+        }
+    }
+    broker.shutdown().await.expect("all have happened");
+}
+
+#[tokio::test]
+async fn readers_get_over_faults_of_fetch() {
+    let broker = Broker::start(Config::in_memory()).await.expect("starts");
+    let client = remote(&broker);
+    send(&client, "t", &["a", "b", "c"]).await;
+    for fault in [
+        Fault::fail(ErrorCode::NotLeaderOrFollower),
+        Fault::delay(Duration::from_millis(5)),
+        Fault::duplicate(),
+        Fault::disconnect(),
+        Fault::disconnect_after(),
+    ] {
+        let id = broker.faults().inject(fault.on(Api::Fetch));
+        let read = read(&client, "t").await;
+        assert_eq!(values(&read), ["a", "b", "c"]);
+        assert_eq!(broker.faults().fired(id), 1);
+    }
+    broker.shutdown().await.expect("stops");
+}
+
+#[tokio::test]
+async fn each_api_can_be_made_to_fail_by_its_name() {
+    let broker = Broker::start(quiet()).await.expect("starts");
+    let client = broker.client().expect("settings");
+    let admin = client.admin();
+    let fail = |api| broker.faults().fail_next(api, ErrorCode::PolicyViolation);
+    let refused = |outcome: Result<(), logweir_client::Error>| {
+        let error = outcome.expect_err("a fault was injected");
+        assert_eq!(error.code(), Some(ErrorCode::PolicyViolation), "{error}");
+    };
+    fail(Api::CreateTopics);
+    refused(admin.create_topic(NewTopic::new("t")).await.map(drop));
+    admin.create_topic(NewTopic::new("t")).await.expect("made");
+    fail(Api::Metadata);
+    refused(admin.describe_topic("t").await.map(drop));
+    fail(Api::Metadata);
+    refused(admin.list_topics().await.map(drop));
+    fail(Api::DescribeConfigs);
+    refused(admin.describe_config("t").await.map(drop));
+    fail(Api::AlterConfigs);
+    let changes = ConfigChanges::new().set("retention.ms", "1000");
+    refused(admin.alter_config("t", changes).await);
+    fail(Api::CreatePartitions);
+    refused(admin.create_partitions("t", 2).await.map(drop));
+    let first = PartitionId::new(0);
+    fail(Api::ListOffsets);
+    refused(
+        admin
+            .list_offset("t", first, OffsetSpec::Latest)
+            .await
+            .map(drop),
+    );
+    fail(Api::DeleteRecords);
+    refused(admin.delete_records("t", first, None).await.map(drop));
+    fail(Api::DeleteTopics);
+    refused(admin.delete_topic("t").await);
+    assert_eq!(
+        admin
+            .describe_topic("t")
+            .await
+            .expect("left alone")
+            .partitions
+            .len(),
+        1
+    );
+    broker.shutdown().await.expect("all have happened");
+}
+
+#[tokio::test]
+async fn a_fault_that_never_happened_is_told_at_the_end() {
+    let broker = Broker::start(quiet()).await.expect("starts");
+    broker
+        .faults()
+        .inject(Fault::duplicate().on(Api::Produce).topic("orders"));
+    broker.faults().inject(Fault::disconnect().optional());
+    let unfired = broker.shutdown().await.expect_err("one never happened");
+    let text = unfired.to_string();
+    assert!(
+        text.contains("duplicate the next Produce call, topic orders"),
+        "{text}"
+    );
+    assert!(!text.contains("disconnect"), "{text}");
+}
+
+#[tokio::test]
+async fn a_broken_disk_takes_the_directory_offline_until_a_restart() {
+    let (broker, client) = start(quiet()).await;
+    send(&client, "t", &["a"]).await;
+    let broken = broker
+        .faults()
+        .inject_disk(DiskFault::FailSync)
+        .expect("in memory");
+    let config = ProducerConfig {
+        delivery_timeout: Duration::from_millis(300),
+        request_timeout: Duration::from_millis(100),
+        ..ProducerConfig::default()
+    };
+    let producer = client.producer_with(config).expect("valid");
+    let record = || ProducerRecord::new("t").value("b");
+    let failed = producer.send(record()).await.expect("buffered").await;
+    failed.expect_err("it cannot be made durable");
+    assert!(broker.faults().fired(broken) > 0);
+    broker.faults().remove(broken);
+    let failed = producer.send(record()).await.expect("buffered").await;
+    failed.expect_err("a failed sync is not tried again");
+    broker.crash(PowerCut::KeepAll).await.expect("crashes");
+    broker.restart().await.expect("restarts");
+    send(&client, "t", &["c"]).await;
+    let slow = DiskFault::Slow(Duration::from_millis(2));
+    broker.faults().inject_disk(slow).expect("in memory");
+    send(&client, "t", &["d"]).await;
+    let read = read(&client, "t").await;
+    let read = values(&read);
+    assert!(
+        read.first() == Some(&"a") && read.ends_with(&["c", "d"]),
+        "{read:?}"
+    );
+    broker.shutdown().await.expect("both have happened");
+}
+
+#[tokio::test]
+async fn the_end_of_a_part_is_a_failure_and_a_crash_on_purpose_is_none() {
+    let broker = Arc::new(Broker::start(quiet()).await.expect("starts"));
+    let watcher = Arc::clone(&broker);
+    let failed = tokio::spawn(async move { watcher.failed().await });
+    broker.crash(PowerCut::KeepAll).await.expect("crashes");
+    broker.restart().await.expect("restarts");
+    tokio::task::yield_now().await;
+    assert!(!failed.is_finished());
+    let run = broker.run.borrow().clone().expect("it runs");
+    run.end_quorum_for_test().await;
+    let failure = tokio::time::timeout(Duration::from_secs(30), failed).await;
+    let failure = failure.expect("it is noticed").expect("no panic");
+    assert!(matches!(failure, BrokerError::Ended(_)), "{failure}");
+}
