@@ -9,6 +9,7 @@
     reason = "in a test, a panic that names its line is the report"
 )]
 
+mod bench;
 mod contract;
 mod crashes;
 mod embedding;

@@ -55,7 +55,7 @@ pub(super) struct LoadArgs {
     #[arg(long, default_value = "5ms", value_name = "TIME", value_parser = flag_values::duration)]
     pub(super) linger: Duration,
     /// How many bytes a batch gathers before it is sent
-    #[arg(long, default_value = "64KiB", value_name = "BYTES", value_parser = flag_values::bytes)]
+    #[arg(long, default_value = "64KiB", value_name = "BYTES", value_parser = super::record_bytes)]
     pub(super) batch_bytes: usize,
     /// Send each record only after the one before was acknowledged
     #[arg(long)]
@@ -394,12 +394,13 @@ mod tests {
     #[test]
     fn what_the_producer_would_refuse_is_refused_before_anything_starts() {
         assert!(load("--batch-bytes 15MiB").producer_config().is_ok());
-        assert!(load("--batch-bytes 20MiB").producer_config().is_err());
+        assert!(load("--linger 10m").producer_config().is_err());
         for bad in [
             "--records 0",
             "--producers 0",
             "--producers 1001",
             "--record-bytes 16MiB",
+            "--batch-bytes 16MiB",
             "--duration 1ms",
             "--records 1 --duration 1s",
         ] {
