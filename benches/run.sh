@@ -10,7 +10,8 @@ target="${CARGO_TARGET_DIR:-target}"
 results="$PWD/benches/results"
 mkdir -p "$results"
 
-cargo build --release --bin logweir
+# With the bench and the whole workspace named both times, what they share is built once.
+cargo build --workspace --release --bin logweir --bench targets
 logweir="$target/release/logweir"
 bench() { # NAME ARGUMENTS…
     echo "bench $1: ${*:2}"
@@ -18,7 +19,7 @@ bench() { # NAME ARGUMENTS…
     mv "$results/$1.json.new" "$results/$1.json"
 }
 
-cargo bench -p logweir-benches --bench targets -- --json "$results/targets.json"
+cargo bench --workspace --bench targets -- --json "$results/targets.json"
 bench start start --iterations 200 --dir "$dir"
 bench idle-1000 idle --partitions 1000 --spawn-in "$dir" --duration 60s
 bench idle-10000 idle --partitions 10000 --spawn-in "$dir" --duration 60s
