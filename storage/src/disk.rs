@@ -227,6 +227,19 @@ fn locked(dir: &Path, owner: Option<u32>) -> io::Error {
 /// failed, the sync of the directory: then the new one is there, but a power cut may bring the old
 /// one back.
 pub fn replace_file(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    replace_file_heeding(disk, path, bytes, &|_, outcome| outcome)
+}
+
+/// Is told how each sync went, and of what.
+pub(crate) type OnSync<'a> = &'a dyn Fn(&Path, io::Result<()>) -> io::Result<()>;
+
+/// As [`replace_file`], for who must know of a failed sync.
+pub(crate) fn replace_file_heeding(
+    disk: &dyn Disk,
+    path: &Path,
+    bytes: &[u8],
+    on_sync: OnSync<'_>,
+) -> io::Result<()> {
     let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(io::Error::new(
             io::ErrorKind::InvalidInput,
@@ -239,17 +252,18 @@ pub fn replace_file(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<()
     if disk.exists(&temporary)? {
         disk.remove_file(&temporary)?;
     }
-    let renamed = write_new(disk, &temporary, bytes).and_then(|()| disk.rename(&temporary, path));
+    let written = write_new(disk, &temporary, bytes, on_sync);
+    let renamed = written.and_then(|()| disk.rename(&temporary, path));
     if let Err(error) = renamed {
         // Its blocks may be what a full disk lacks.
         let _ = disk.remove_file(&temporary);
         return Err(error);
     }
-    disk.sync_dir(dir)
+    on_sync(dir, disk.sync_dir(dir))
 }
 
-fn write_new(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<()> {
+fn write_new(disk: &dyn Disk, path: &Path, bytes: &[u8], on_sync: OnSync<'_>) -> io::Result<()> {
     let file = disk.open(path, OpenMode::Create)?;
     file.write_at(bytes, 0)?;
-    file.sync()
+    on_sync(path, file.sync())
 }

@@ -218,7 +218,7 @@ pub(crate) fn flush_log(context: &DirContext, log: &LogShared) -> Result<Offset,
     let disk = context.disk.as_ref();
     if let Err(error) = snapshot
         .sync(disk)
-        .and_then(|()| context.folders.sync(disk))
+        .and_then(|()| context.folders.sync(context))
     {
         let reason = format!("sync of {} failed: {error}", log.files.dir().display());
         return Err(context.go_offline(reason));

@@ -44,6 +44,7 @@ mod log_dir;
 mod mmap;
 mod producers;
 mod segment;
+mod threads;
 
 pub use config::{FlushPolicy, LogConfig, LogDirConfig, MAX_SEGMENT_BYTES};
 pub use error::{AppendError, ChangeError, OpenError, ProducerError, ReadError};
@@ -52,3 +53,4 @@ pub use log::{Appended, Log, LogReader, Trim};
 pub use log_dir::{DirectoryId, LogDir, LogId};
 pub use producers::ProducerCheck;
 pub use segment::ReadSlice;
+pub use threads::on_threads;

@@ -18,6 +18,7 @@ use crate::disk::{DirLock, Disk};
 use crate::error::{ChangeError, OpenError};
 use crate::flush::{FlushCallback, GroupCommit, flush_log};
 use crate::log::{self, Log, LogShared};
+use crate::threads::on_threads;
 
 mod budget;
 mod context;
@@ -160,7 +161,12 @@ impl LogDir {
             });
         }
         let point = self.context.writeback.point(id.key());
-        let log = log::open(Arc::clone(self), &self.context, id, config, point, on_flush)?;
+        let opened = log::open(Arc::clone(self), &self.context, id, config, point, on_flush);
+        let log = opened.map_err(|error| match (error, self.context.health.check()) {
+            // A sync failed on the way: no use in trying again.
+            (OpenError::Io { .. }, Err(reason)) => OpenError::Offline { reason },
+            (error, _) => error,
+        })?;
         self.log_opened(&log, point);
         Ok(log)
     }
@@ -260,7 +266,8 @@ impl LogDir {
         }
         disk.rename(&from, &to).map_err(ChangeError::io(&from))?;
         let topic = self.context.paths.topic(&id.topic);
-        disk.sync_dir(&topic).map_err(ChangeError::io(&topic))?;
+        let synced = self.context.sync_dir(&topic);
+        synced.map_err(ChangeError::io(&topic))?;
         self.context.writeback.forget(id.key());
         Ok(to)
     }
@@ -302,16 +309,8 @@ impl LogDir {
             }
             Ok(())
         };
-        std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..FLUSHING_THREADS)
-                .map(|_| scope.spawn(flush_some))
-                .collect();
-            threads.into_iter().try_for_each(|thread| {
-                thread
-                    .join()
-                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-            })
-        })
+        let others = logs.len().saturating_sub(1).min(FLUSHING_THREADS - 1);
+        on_threads(others, flush_some).into_iter().collect()
     }
 
     /// Ends the run: stops the threads and, if every log was closed, notes that the next start need not recover.
@@ -425,7 +424,7 @@ fn make_durable_dir(disk: &dyn Disk, paths: &DirPaths) -> std::io::Result<()> {
 /// What one of the directory's threads does.
 type Work = fn(&DirContext);
 
-/// Logs that [`LogDir::flush_all`] flushes at a time.
+/// Logs that [`LogDir::flush_all`] flushes at a time, at most.
 const FLUSHING_THREADS: usize = 16;
 
 /// Later than anything that waits.

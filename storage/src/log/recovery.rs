@@ -19,7 +19,7 @@ use super::{FileName, Log, LogFiles, remove_if_there};
 use crate::checked_file;
 use crate::checkpoint::{LogState, RecoveryPoint};
 use crate::config::LogConfig;
-use crate::disk::{Disk, replace_file};
+use crate::disk::Disk;
 use crate::epochs::Epochs;
 use crate::error::OpenError;
 use crate::flush::{FlushCallback, LogFlush};
@@ -58,11 +58,11 @@ pub(crate) fn open(
         // As long as nothing was durable, nothing says that the directories' names are.
         context.folders.found(&context.paths, &id.topic);
         if !found.segments.is_empty() {
-            let synced = context.folders.sync(disk);
+            let synced = context.folders.sync(context);
             synced.map_err(OpenError::io(context.paths.root()))?;
         }
     }
-    let recovered = Recovery::new(disk, &files, found).run(point)?;
+    let recovered = Recovery::new(context, &files, found).run(point)?;
     let shared = Arc::new(LogShared {
         id,
         files,
@@ -142,7 +142,7 @@ struct Recovered {
 }
 
 struct Recovery<'a> {
-    disk: &'a dyn Disk,
+    context: &'a DirContext,
     files: &'a LogFiles,
     found: Found,
     state: LogState,
@@ -151,9 +151,9 @@ struct Recovery<'a> {
 }
 
 impl<'a> Recovery<'a> {
-    fn new(disk: &'a dyn Disk, files: &'a LogFiles, found: Found) -> Self {
+    fn new(context: &'a DirContext, files: &'a LogFiles, found: Found) -> Self {
         Self {
-            disk,
+            context,
             files,
             found,
             state: LogState::default(),
@@ -206,6 +206,10 @@ impl<'a> Recovery<'a> {
         })
     }
 
+    fn disk(&self) -> &'a dyn Disk {
+        self.context.disk.as_ref()
+    }
+
     fn read_small_files(&mut self) -> Result<(), OpenError> {
         if self.found.has_state {
             let path = self.files.state();
@@ -223,7 +227,7 @@ impl<'a> Recovery<'a> {
     }
 
     fn read_whole(&self, path: &Path) -> Result<Vec<u8>, OpenError> {
-        let bytes = checked_file::read_whole(self.disk, path).map_err(OpenError::io(path))?;
+        let bytes = checked_file::read_whole(self.disk(), path).map_err(OpenError::io(path))?;
         Ok(bytes.unwrap_or_default())
     }
 
@@ -233,14 +237,15 @@ impl<'a> Recovery<'a> {
         self.drop_all()?;
         self.state.restarting = false;
         let path = self.files.state();
-        replace_file(self.disk, &path, &self.state.encode()).map_err(OpenError::io(&path))
+        let replaced = self.context.replace_file(&path, &self.state.encode());
+        replaced.map_err(OpenError::io(&path))
     }
 
     /// What is removed on the word of the log's small file must not outlive that: a run that was killed may have
     /// renamed the file into place and not synced its name.
     fn make_state_durable(&self) -> Result<(), OpenError> {
         let dir = self.files.dir();
-        self.disk.sync_dir(dir).map_err(OpenError::io(dir))
+        self.context.sync_dir(dir).map_err(OpenError::io(dir))
     }
 
     /// Removes all segments, top down, and what goes with them.
@@ -259,8 +264,9 @@ impl<'a> Recovery<'a> {
         if keep > 0 {
             self.make_state_durable()?;
         }
+        let disk = self.disk();
         for (base, _) in self.found.segments.drain(..keep) {
-            retire(self.disk, self.files, base)?;
+            retire(disk, self.files, base)?;
         }
         Ok(())
     }
@@ -278,7 +284,7 @@ impl<'a> Recovery<'a> {
             let (base, len) = self.found.segments[at];
             let next = self.found.segments.get(at + 1).map(|&(base, _)| base);
             let segment = TailSegment {
-                disk: self.disk,
+                context: self.context,
                 files: self.files,
                 base,
                 len,
@@ -316,18 +322,18 @@ impl<'a> Recovery<'a> {
     fn drop_from(&mut self, at: usize, end: Offset) -> Result<(), OpenError> {
         let dir = self.files.dir();
         let mut removed =
-            remove_snapshots_above(self.disk, self.files, end).map_err(OpenError::io(dir))?;
+            remove_snapshots_above(self.disk(), self.files, end).map_err(OpenError::io(dir))?;
         while self.found.segments.len() > at {
             let (base, len) = self.found.segments.pop().expect("there is one more");
             if len > 0 {
                 let file = self.files.segment(base);
                 tracing::warn!(file = %file.display(), len, "removed: what lies before it is lost");
             }
-            retire(self.disk, self.files, base)?;
+            retire(self.disk(), self.files, base)?;
             removed = true;
         }
         if removed {
-            self.disk.sync_dir(dir).map_err(OpenError::io(dir))?;
+            self.context.sync_dir(dir).map_err(OpenError::io(dir))?;
         }
         Ok(())
     }

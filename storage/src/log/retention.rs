@@ -43,31 +43,30 @@ impl Trim {
     /// Waits for the device.
     ///
     /// # Errors
-    /// Device errors; the log is as it was, and the trim is to be dropped.
+    /// Device errors, and [`ChangeError::Offline`] if a sync failed; the log is as it was, and the trim is to be dropped.
     pub fn write(&self) -> Result<(), ChangeError> {
         let shared = &self.shared;
+        let (dir, context) = (shared.files.dir(), &shared.context);
         shared.while_open(|| {
-            if self.rolled {
-                self.sync_names()?;
-            }
-            let raised = shared.write_state(|state| {
-                let log_start = match state.truncations == self.truncations {
-                    true => self.log_start.max(state.log_start),
-                    false => state.log_start,
-                };
-                LogState { log_start, ..state }
-            });
-            raised.map_err(ChangeError::io(&shared.files.state()))
-        })
-    }
-
-    fn sync_names(&self) -> Result<(), ChangeError> {
-        let (dir, context) = (self.shared.files.dir(), &self.shared.context);
-        context.disk.sync_dir(dir).map_err(|error| {
-            let reason = format!("sync of {} failed: {error}", dir.display());
-            ChangeError::Offline {
-                reason: context.go_offline(reason),
-            }
+            let named = match self.rolled {
+                true => context.sync_dir(dir),
+                false => Ok(()),
+            };
+            let raise = || {
+                shared.write_state(|state| {
+                    let log_start = match state.truncations == self.truncations {
+                        true => self.log_start.max(state.log_start),
+                        false => state.log_start,
+                    };
+                    LogState { log_start, ..state }
+                })
+            };
+            named
+                .and_then(|()| raise())
+                .map_err(|source| match context.health.check() {
+                    Err(reason) => ChangeError::Offline { reason },
+                    Ok(()) => ChangeError::io(dir)(source),
+                })
         })
     }
 }

@@ -13,7 +13,6 @@ use parking_lot::{Mutex, RwLock};
 
 use super::LogFiles;
 use crate::checkpoint::{LogKey, LogState};
-use crate::disk::replace_file;
 use crate::epochs::Epochs;
 use crate::error::{ChangeError, ReadError};
 use crate::flush::LogFlush;
@@ -165,8 +164,8 @@ impl LogShared {
         }
         let bytes = state.encode();
         // A file is as durable as its directory's name.
-        context.folders.sync(context.disk.as_ref())?;
-        context.with_reserve(|| replace_file(context.disk.as_ref(), &path, &bytes))?;
+        context.folders.sync(context)?;
+        context.replace_file(&path, &bytes)?;
         *self.state.lock() = state;
         Ok(())
     }
@@ -177,11 +176,7 @@ impl LogShared {
             return Ok(());
         }
         let bytes = self.epochs.read().encode();
-        let path = self.files.epochs();
-        let disk = self.context.disk.as_ref();
-        let outcome = self
-            .context
-            .with_reserve(|| replace_file(disk, &path, &bytes));
+        let outcome = self.context.replace_file(&self.files.epochs(), &bytes);
         if outcome.is_err() {
             self.epochs_dirty.store(true, Ordering::Release);
         }

@@ -16,6 +16,7 @@ mod basics;
 mod crash;
 mod damage;
 mod directory;
+mod failed_syncs;
 mod faults;
 mod flushing;
 mod full_disk;

@@ -1,6 +1,8 @@
 //! What a data directory's logs and threads share.
 
 use std::collections::HashMap;
+use std::io;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
@@ -14,7 +16,7 @@ use super::reserve::Reserve;
 use super::writeback::Writeback;
 use crate::checkpoint::LogKey;
 use crate::config::LogDirConfig;
-use crate::disk::Disk;
+use crate::disk::{Disk, replace_file_heeding};
 use crate::flush::GroupCommit;
 use crate::log::LogShared;
 
@@ -120,18 +122,48 @@ impl DirContext {
         reason
     }
 
+    /// Passes on how a sync of `path` went. One that failed takes the directory offline: the kernel tells it once, so
+    /// that a second try would succeed without what is lost. Apart are a full disk, which may have room again (what met
+    /// it is still to be written), and what was deleted in the meantime.
+    pub(crate) fn synced(&self, path: &Path, outcome: io::Result<()>) -> io::Result<()> {
+        if let Err(error) = &outcome
+            && !matches!(
+                error.kind(),
+                io::ErrorKind::StorageFull | io::ErrorKind::NotFound
+            )
+        {
+            self.go_offline(format!("sync of {} failed: {error}", path.display()));
+        }
+        outcome
+    }
+
+    /// Makes the names in a directory durable.
+    ///
+    /// # Errors
+    /// Device errors, of which [`DirContext::synced`] tells more.
+    pub(crate) fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        self.synced(dir, self.disk.sync_dir(dir))
+    }
+
+    /// Writes a small file whole, as [`replace_file`](crate::disk::replace_file) does, with the reserve given up if the
+    /// disk was full.
+    ///
+    /// # Errors
+    /// Device errors; a failed sync takes the directory offline.
+    pub(crate) fn replace_file(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        let on_sync = |path: &Path, outcome| self.synced(path, outcome);
+        self.with_reserve(|| replace_file_heeding(self.disk.as_ref(), path, bytes, &on_sync))
+    }
+
     pub(crate) fn submit(&self, job: Job) {
         self.keeper.submit(self.disk.as_ref(), job);
     }
 
     /// Does `write`, and once more with the reserve given up if the disk was full.
-    pub(crate) fn with_reserve<T>(
-        &self,
-        write: impl Fn() -> std::io::Result<T>,
-    ) -> std::io::Result<T> {
+    pub(crate) fn with_reserve<T>(&self, write: impl Fn() -> io::Result<T>) -> io::Result<T> {
         match write() {
             Err(error)
-                if error.kind() == std::io::ErrorKind::StorageFull
+                if error.kind() == io::ErrorKind::StorageFull
                     && self.reserve.release(self.disk.as_ref()) =>
             {
                 write()

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use parking_lot::Mutex;
 
+use super::context::DirContext;
 use super::names::DirPaths;
 use crate::disk::Disk;
 
@@ -68,11 +69,14 @@ impl Folders {
         }
     }
 
-    /// Makes all names durable that were made before. Whoever comes while another is at it waits for that.
-    pub(crate) fn sync(&self, disk: &dyn Disk) -> io::Result<()> {
+    /// Makes all names durable that were made before. Whoever comes while another is at it waits for that, and fails
+    /// with it: a failed sync takes the data directory, `context`, offline and is not tried again.
+    pub(crate) fn sync(&self, context: &DirContext) -> io::Result<()> {
         let mut known = self.0.lock();
+        let healthy = context.health.check();
+        healthy.map_err(|reason| io::Error::other(reason.to_string()))?;
         while let Some(dir) = known.unsynced.first().cloned() {
-            disk.sync_dir(&dir)?;
+            context.sync_dir(&dir)?;
             known.unsynced.remove(&dir);
             known.synced.insert(dir);
         }

@@ -13,7 +13,6 @@ use parking_lot::{Condvar, Mutex};
 
 use super::context::DirContext;
 use crate::checkpoint::{self, LogKey, RecoveryPoint, RecoveryPoints};
-use crate::disk::replace_file;
 use crate::flush::flush_log;
 use crate::log::LogShared;
 
@@ -182,7 +181,7 @@ impl Writeback {
         }
         let bytes = checkpoint::encode_points(&points);
         let path = context.paths.recovery_points();
-        context.with_reserve(|| replace_file(context.disk.as_ref(), &path, &bytes))?;
+        context.replace_file(&path, &bytes)?;
         self.settle(context, points);
         self.since_checkpoint.fetch_sub(flushed, Ordering::Relaxed);
         Ok(())
@@ -203,7 +202,7 @@ impl Writeback {
         let _writing = self.writing.lock();
         let bytes = checkpoint::encode_points(&self.points.lock());
         let path = context.paths.recovery_points();
-        context.with_reserve(|| replace_file(context.disk.as_ref(), &path, &bytes))?;
+        context.replace_file(&path, &bytes)?;
         Ok(bytes)
     }
 }

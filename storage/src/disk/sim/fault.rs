@@ -365,8 +365,13 @@ impl Faults {
             let goes_on = |script: &mut Script| {
                 script.hurried == hurried && !injected.0.cleared.load(Ordering::Acquire)
             };
-            self.hurry
-                .wait_while_until(&mut script, goes_on, began + time);
+            match began.checked_add(time) {
+                Some(until) => {
+                    self.hurry.wait_while_until(&mut script, goes_on, until);
+                }
+                // A device that hangs.
+                None => self.hurry.wait_while(&mut script, goes_on),
+            }
         }
         verdict.hit
     }

@@ -11,6 +11,7 @@ use crate::epochs::Epochs;
 use crate::error::OpenError;
 use crate::index::{Index, IndexEntry, IndexFile};
 use crate::log::{LogFiles, remove_if_there};
+use crate::log_dir::DirContext;
 use crate::segment::{Scanner, Stop};
 
 /// So much below the recovery point is checked as well: what a failing disk does to the last writes.
@@ -22,7 +23,7 @@ const INTERVAL_BYTES: u32 = 4096;
 
 /// A segment at or above the recovery point.
 pub(super) struct TailSegment<'a> {
-    pub(super) disk: &'a dyn Disk,
+    pub(super) context: &'a DirContext,
     pub(super) files: &'a LogFiles,
     pub(super) base: Offset,
     /// Of the file.
@@ -59,10 +60,14 @@ impl SegmentEnd {
 }
 
 impl TailSegment<'_> {
+    fn disk(&self) -> &dyn Disk {
+        self.context.disk.as_ref()
+    }
+
     /// Scans up to where the next segment begins; from the margin below `durable` if the index tells where.
     pub(super) fn scan(&self, durable: Offset, epochs: &Epochs) -> Result<SegmentEnd, OpenError> {
         let path = self.files.index(self.base);
-        let loaded = IndexFile::load(self.disk, &path, self.base);
+        let loaded = IndexFile::load(self.disk(), &path, self.base);
         let (_, mut index) = loaded.map_err(OpenError::io(&path))?;
         let newest = index.last().copied();
         index.truncate(durable, self.len);
@@ -92,7 +97,7 @@ impl TailSegment<'_> {
     ) -> Result<Option<SegmentEnd>, OpenError> {
         let path = self.files.segment(self.base);
         let file = self
-            .disk
+            .disk()
             .open(&path, OpenMode::Read)
             .map_err(OpenError::io(&path))?;
         let mut scanner = Scanner::new(file.as_ref(), start, self.len, true);
@@ -169,7 +174,7 @@ impl TailSegment<'_> {
         let index_changes = grown || end.index_is_wrong;
         let mut names_change = grown && durable <= self.base;
         if index_changes {
-            names_change |= remove_if_there(self.disk, &index).map_err(OpenError::io(&index))?;
+            names_change |= remove_if_there(self.disk(), &index).map_err(OpenError::io(&index))?;
         }
         if grown || end.soiled {
             self.make_durable(&path, end)
@@ -178,7 +183,7 @@ impl TailSegment<'_> {
         if names_change {
             // A segment's name is made durable with its first batch; and what an older index told must not come back.
             let dir = self.files.dir();
-            self.disk.sync_dir(dir).map_err(OpenError::io(dir))?;
+            self.context.sync_dir(dir).map_err(OpenError::io(dir))?;
         }
         if index_changes {
             self.write_index(&index, end)
@@ -188,7 +193,7 @@ impl TailSegment<'_> {
     }
 
     fn make_durable(&self, path: &Path, end: &SegmentEnd) -> io::Result<()> {
-        let file = self.disk.open(path, OpenMode::Write)?;
+        let file = self.disk().open(path, OpenMode::Write)?;
         let valid = u64::from(end.place.position);
         if end.soiled {
             tracing::warn!(file = %path.display(), valid, len = self.len, "removed: a torn write");
@@ -207,7 +212,7 @@ impl TailSegment<'_> {
             file.write_at(&buffer, position)?;
             position += len as u64;
         }
-        file.sync()
+        self.context.synced(path, file.sync())
     }
 
     fn write_index(&self, path: &Path, end: &SegmentEnd) -> io::Result<()> {
@@ -218,6 +223,6 @@ impl TailSegment<'_> {
         {
             entries.push(end.place);
         }
-        IndexFile::absent().persist(self.disk, path, self.base, &entries)
+        IndexFile::absent().persist(self.disk(), path, self.base, &entries)
     }
 }

@@ -33,6 +33,28 @@ fn a_second_owner_is_refused_and_told_the_firsts_pid() {
     }
 }
 
+/// It used to take sixteen threads, whatever there was to do.
+#[test]
+fn all_logs_are_flushed_by_no_more_threads_than_there_are_logs() {
+    let disk = SimDisk::new(1 << 26);
+    let config = LogDirConfig {
+        threads: false,
+        ..LogDirConfig::default()
+    };
+    let dir = LogDir::open(Arc::new(disk.clone()), Path::new("/d"), config).unwrap();
+    let mut log = open_partition(&dir, 0, &small_segments());
+    log.append(&batch(&["a"], 0), EPOCH, Timestamp::new(0))
+        .unwrap();
+    let own = std::thread::current().id();
+    let syncs = disk.operations_of(DiskOp::Sync);
+    disk.set_hook(Some(Arc::new(move |op, _| {
+        assert_eq!(std::thread::current().id(), own, "{op:?}");
+    })));
+    dir.flush_all().unwrap();
+    assert_eq!(log.durable_end_offset(), Offset::new(1));
+    assert!(disk.operations_of(DiskOp::Sync) > syncs);
+}
+
 #[test]
 fn a_directory_knows_itself_and_how_it_was_left() {
     let disk = SimDisk::new(1 << 26);
