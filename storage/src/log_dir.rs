@@ -34,6 +34,7 @@ use budget::{MapBudget, default_max_mapped, default_max_open_logs};
 pub(crate) use context::DirContext;
 use context::{Health, Registry};
 use folders::Folders;
+use identity::CacheLife;
 pub use identity::DirectoryId;
 pub(crate) use keeper::Job;
 use keeper::Keeper;
@@ -48,7 +49,7 @@ pub struct LogDir {
     context: Arc<DirContext>,
     directory_id: DirectoryId,
     was_clean: bool,
-    same_boot: bool,
+    cache_life: CacheLife,
     threads: Mutex<Vec<JoinHandle<()>>>,
     /// Gone once closed.
     lock: Mutex<Option<Box<dyn DirLock>>>,
@@ -73,14 +74,14 @@ impl LogDir {
         })?;
         let directory_id = identity::load_or_create(disk.as_ref(), &paths)?;
         let (points, was_clean) = load_points(disk.as_ref(), &paths, directory_id)?;
-        let same_boot = identity::mark_running(disk.as_ref(), &paths, directory_id)?;
+        let cache_life = identity::mark_running(disk.as_ref(), &paths, directory_id)?;
         let context = Arc::new(new_context(disk, paths, config, points)?);
         let dir = Arc::new(Self {
             threads: Mutex::new(start_threads(&context)?),
             context,
             directory_id,
             was_clean,
-            same_boot,
+            cache_life,
             lock: Mutex::new(Some(lock)),
         });
         Ok(dir)
@@ -98,10 +99,18 @@ impl LogDir {
         self.was_clean
     }
 
-    /// Whether the last run was on this boot of the machine: if it crashed, the page cache survived it.
+    /// Whether the last run was on this boot of the machine, and no sync of it failed: if it crashed, the page cache
+    /// survived it.
     #[must_use]
     pub fn same_boot(&self) -> bool {
-        self.same_boot
+        self.cache_life.goes_on
+    }
+
+    /// Names the time in which nothing that was written got lost, synced or not, for as long as it stays the same: it is
+    /// another one after a new boot of the machine, and after a run that ended with a failed sync.
+    #[must_use]
+    pub fn boot_id(&self) -> &str {
+        &self.cache_life.id
     }
 
     /// Where the metadata quorum keeps its files.

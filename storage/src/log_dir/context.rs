@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 
 use super::budget::MapBudget;
 use super::folders::Folders;
+use super::identity;
 use super::keeper::{Job, Keeper};
 use super::names::DirPaths;
 use super::reserve::Reserve;
@@ -118,6 +119,9 @@ impl DirContext {
                 directory = %self.paths.root().display(), %reason, "data directory is offline"
             );
             self.group_commit.wake();
+            if let Err(error) = identity::unmark_running(self.disk.as_ref(), &self.paths) {
+                tracing::warn!(%error, "the failure could not be noted for the next start");
+            }
         }
         reason
     }

@@ -71,28 +71,55 @@ pub(crate) fn load_or_create(disk: &dyn Disk, paths: &DirPaths) -> Result<Direct
     Ok(id)
 }
 
-/// Says that this directory is in use on this boot. Gives whether the file said so before: then the end of the
-/// last run, if it was a crash, was one of the process, and the page cache survived.
+/// For how long what was written and not synced is kept.
+#[derive(Debug)]
+pub(crate) struct CacheLife {
+    /// The machine's boot and a random part, which is new after each loss.
+    pub(crate) id: String,
+    /// The last run was in it, too.
+    pub(crate) goes_on: bool,
+}
+
+/// Says that this directory is in use on this boot. If the file said so before, the end of the last run, if it was a
+/// crash, was one of the process, and the page cache survived.
 pub(crate) fn mark_running(
     disk: &dyn Disk,
     paths: &DirPaths,
     id: DirectoryId,
-) -> Result<bool, OpenError> {
+) -> Result<CacheLife, OpenError> {
     let path = paths.running();
     let boot_id = disk.boot_id().map_err(OpenError::io(&path))?;
-    let mut body = id.get().to_vec();
-    body.extend_from_slice(boot_id.as_bytes());
     // A damaged file tells nothing, like an absent one.
-    let same = match read_body(disk, &path, magic::RUNNING) {
-        Ok(before) => before.is_some_and(|before| before == body),
-        Err(OpenError::Corrupt { .. }) => false,
+    let before = match read_body(disk, &path, magic::RUNNING) {
+        Ok(before) => before.and_then(|before| cache_life(&before, id, &boot_id)),
+        Err(OpenError::Corrupt { .. }) => None,
         Err(error) => return Err(error),
     };
-    if !same {
-        let bytes = checked_file::frame(magic::RUNNING, VERSION, &body);
-        replace_file(disk, &path, &bytes).map_err(OpenError::io(&path))?;
+    if let Some(id) = before {
+        return Ok(CacheLife { id, goes_on: true });
     }
-    Ok(same)
+    let life = CacheLife {
+        id: format!("{boot_id} {}", TopicId::random()),
+        goes_on: false,
+    };
+    let mut body = id.get().to_vec();
+    body.extend_from_slice(life.id.as_bytes());
+    let bytes = checked_file::frame(magic::RUNNING, VERSION, &body);
+    replace_file(disk, &path, &bytes).map_err(OpenError::io(&path))?;
+    Ok(life)
+}
+
+/// What the file says, if it is of this directory and boot.
+fn cache_life(body: &[u8], id: DirectoryId, boot_id: &str) -> Option<String> {
+    let text = std::str::from_utf8(body.strip_prefix(&id.get())?).ok()?;
+    let random = text.strip_prefix(boot_id)?;
+    (random.is_empty() || random.starts_with(' ')).then(|| text.to_owned())
+}
+
+/// Notes that what was written and not synced may be lost although the machine goes on. Nothing is synced: the note
+/// matters for as long as the machine runs. A disk that takes no changes any more does not take this one.
+pub(crate) fn unmark_running(disk: &dyn Disk, paths: &DirPaths) -> std::io::Result<()> {
+    disk.remove_file(&paths.running())
 }
 
 /// Notes that all logs were closed; `points` are the bytes of the recovery points that say where they end.

@@ -113,6 +113,36 @@ fn a_sync_that_fails_while_the_log_start_is_raised_takes_the_directory_offline()
     }
 }
 
+/// The kernel may drop the pages that it failed to write. The next run on the same boot took itself for one that lost
+/// nothing, and gave offsets out again in the same leader epoch.
+#[test]
+fn after_a_failed_sync_the_next_run_knows_that_the_page_cache_was_not_kept() {
+    let disk = SimDisk::new(1 << 26);
+    let dir = open_dir(&disk);
+    let first = dir.boot_id().to_owned();
+    assert!(first.starts_with(&disk.boot_id().unwrap()), "{first}");
+    drop(dir);
+    // The process is killed: everything is still there.
+    let dir = open_dir(&disk);
+    assert!(dir.same_boot());
+    assert_eq!(dir.boot_id(), first);
+    let mut log = open_topic(&dir, 1).unwrap();
+    append(&mut log, 1);
+    break_one(&disk, DiskOp::Sync, 1);
+    log.flush().unwrap_err();
+    drop((log, dir));
+
+    let dir = open_dir(&disk);
+    assert!(!dir.was_clean() && !dir.same_boot());
+    let second = dir.boot_id().to_owned();
+    assert_ne!(second, first);
+    // Killed before it told anybody: the next one tells the same.
+    drop(dir);
+    let dir = open_dir(&disk);
+    assert!(dir.same_boot());
+    assert_eq!(dir.boot_id(), second);
+}
+
 #[test]
 fn a_sync_that_fails_while_a_log_is_deleted_takes_the_directory_offline() {
     let disk = SimDisk::new(1 << 26);
