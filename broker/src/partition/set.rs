@@ -4,14 +4,13 @@
 //! set: it opens logs that the image has and the set lacks, and closes and deletes the opposite.
 
 use std::collections::HashMap;
-use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use logweir_proto::record::TimestampType;
 use logweir_proto::{LeaderEpoch, NodeId, PartitionId, TopicId};
-use logweir_storage::{FlushPolicy, LogConfig, LogDir, LogId, OpenError};
+use logweir_storage::{FlushPolicy, LogConfig, LogDir, LogId, OpenError, on_threads};
 use parking_lot::{Mutex, RwLock};
 
 use crate::clock::Clock;
@@ -334,14 +333,10 @@ impl Partitions {
             opened
         };
         let threads = (missing.len() / PARTITIONS_PER_THREAD).min(OPENING_THREADS);
-        let mut opened = std::thread::scope(|scope| {
-            let others: Vec<_> = (0..threads).map(|_| scope.spawn(open_some)).collect();
-            let mut opened = open_some();
-            for other in others {
-                opened.extend(other.join().unwrap_or_else(|panic| resume_unwind(panic)));
-            }
-            opened
-        });
+        let mut opened = on_threads(threads, open_some)
+            .into_iter()
+            .flatten()
+            .collect::<Vec<_>>();
         opened.sort_unstable_by_key(|&(at, index, _)| (at, index));
         for (at, _, slot) in opened {
             changes[at].partitions.push(slot);
