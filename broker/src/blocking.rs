@@ -51,6 +51,21 @@ impl BlockingBroker {
     /// # Errors
     /// As there; [`BrokerError::WithinRuntime`] within an asynchronous runtime, which a blocking call would stop.
     pub fn start(config: Config) -> Result<Self, BrokerError> {
+        Self::start_with(|| Broker::start(config))
+    }
+
+    /// As [`Broker::start_in_temp_dir`].
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_in_temp_dir(config: Config) -> Result<Self, BrokerError> {
+        Self::start_with(|| Broker::start_in_temp_dir(config))
+    }
+
+    fn start_with<F>(start: impl FnOnce() -> F) -> Result<Self, BrokerError>
+    where
+        F: Future<Output = Result<Broker, BrokerError>>,
+    {
         refuse_within_runtime()?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
@@ -58,7 +73,7 @@ impl BlockingBroker {
             .enable_all()
             .build()
             .map_err(|error| BrokerError::Ended(format!("no runtime: {error}")))?;
-        let broker = runtime.block_on(Broker::start(config))?;
+        let broker = runtime.block_on(start())?;
         Ok(Self {
             broker: Some(broker),
             runtime: Some(runtime),

@@ -3,6 +3,7 @@
 //! Owns what outlasts a crash and a restart (configuration, ports, clock, faults, the memory disk and the
 //! link of in-process clients) and at most one run (`broker/run.rs`), which has everything else.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -10,6 +11,7 @@ use std::time::{Duration, Instant};
 use logweir_storage::LogDir;
 use logweir_storage::disk::{PowerCut, SimDisk};
 use tempfile::TempDir;
+use tokio::runtime::Handle;
 use tokio::sync::{Mutex, watch};
 
 use crate::clock::Clock;
@@ -95,13 +97,17 @@ impl Broker {
     /// is [`BlockingBroker`](crate::BlockingBroker).
     ///
     /// # Errors
-    /// An invalid configuration, a taken port, a data directory that another process holds or that is damaged.
+    /// An invalid configuration, a taken port, a data directory that another process holds or that is damaged;
+    /// [`BrokerError::WithoutRuntime`] outside of a Tokio runtime.
+    ///
+    /// # Panics
+    /// In a runtime that was built without its drivers for I/O and time.
     pub async fn start(config: Config) -> Result<Self, BrokerError> {
         Self::start_with(config, None).await
     }
 
     /// Starts a broker on a real disk, in a folder of its own in the system's place for temporary files, whatever
-    /// `config` says; the folder is removed when the broker was shut down or, soon after, dropped.
+    /// `config` says. The folder is removed by [`Broker::shutdown`], and soon after a drop, if the process lives on.
     ///
     /// # Errors
     /// As [`Broker::start`]; if no folder can be made.
@@ -109,12 +115,13 @@ impl Broker {
         let dir = tempfile::Builder::new()
             .prefix("logweir-")
             .tempdir()
-            .map_err(|error| BrokerError::Config(format!("no temporary folder: {error}")))?;
+            .map_err(BrokerError::TemporaryFolder)?;
         config.data_dir = Some(dir.path().to_owned());
         Self::start_with(config, Some(dir)).await
     }
 
     async fn start_with(config: Config, temporary: Option<TempDir>) -> Result<Self, BrokerError> {
+        Handle::try_current().map_err(|_| BrokerError::WithoutRuntime)?;
         let parts = Parts::new(config, temporary).await?;
         let run = Run::start(&parts).await?;
         Ok(Self {
@@ -184,18 +191,19 @@ impl Broker {
     pub async fn failed(&self) -> BrokerError {
         let mut runs = self.run.subscribe();
         loop {
-            let run = runs.borrow_and_update().clone();
+            // Not the run itself: whoever asks may not look again before it is to end.
+            let failure = runs.borrow_and_update().as_ref().map(|run| run.failure());
             let failed = async {
-                match run {
-                    Some(run) => run.failed().await,
+                match failure {
                     None => std::future::pending().await,
+                    Some(failure) => reason(failure).await,
                 }
             };
             tokio::select! {
                 biased;
                 // Crashed, restarted or stopped on purpose: that is no failure.
                 _ = runs.changed() => {}
-                error = failed => return error,
+                reason = failed => return BrokerError::Ended(reason),
             }
         }
     }
@@ -212,9 +220,9 @@ impl Broker {
     /// [`PowerCut::LoseUnsynced`] on a real disk, which keeps its power.
     pub async fn crash(&self, cut: PowerCut) -> Result<(), BrokerError> {
         let mut crashes = self.changing.lock().await;
-        let seed = *crashes;
+        self.crash_now(cut, *crashes).await?;
         *crashes += 1;
-        self.crash_now(cut, seed).await
+        Ok(())
     }
 
     /// As [`Broker::crash`]; `seed` decides what is lost.
@@ -222,8 +230,10 @@ impl Broker {
     /// # Errors
     /// As [`Broker::crash`].
     pub async fn crash_with_seed(&self, cut: PowerCut, seed: u64) -> Result<(), BrokerError> {
-        let _changing = self.changing.lock().await;
-        self.crash_now(cut, seed).await
+        let mut crashes = self.changing.lock().await;
+        self.crash_now(cut, seed).await?;
+        *crashes += 1;
+        Ok(())
     }
 
     async fn crash_now(&self, cut: PowerCut, seed: u64) -> Result<(), BrokerError> {
@@ -246,13 +256,15 @@ impl Broker {
         }
     }
 
-    /// Starts the broker again after a crash; one that runs is stopped cleanly first. Addresses stay.
+    /// Starts the broker again after a crash; one that runs is stopped cleanly first, if it can be. Addresses stay.
     ///
     /// # Errors
-    /// As [`Broker::start`] and [`Broker::shutdown`]; the broker is then down, and this can be tried again.
+    /// As [`Broker::start`]; the broker is then down, and this can be tried again.
     pub async fn restart(&self) -> Result<(), BrokerError> {
         let _changing = self.changing.lock().await;
-        self.stop().await?;
+        if let Err(error) = self.stop().await {
+            tracing::warn!(%error, "not stopped cleanly; the start recovers");
+        }
         let run = Run::start(&self.parts).await?;
         self.run.send_replace(Some(Arc::new(run)));
         Ok(())
@@ -266,9 +278,10 @@ impl Broker {
     pub async fn shutdown(mut self) -> Result<(), BrokerError> {
         self.stop().await?;
         if let Some(dir) = self.parts.temporary.take() {
-            dir.close().map_err(|error| {
-                BrokerError::Close(format!("the temporary folder is not gone: {error}"))
-            })?;
+            let removed = tokio::task::spawn_blocking(move || dir.close()).await;
+            removed
+                .unwrap_or_else(|error| Err(io::Error::other(error)))
+                .map_err(BrokerError::TemporaryFolder)?;
         }
         let unfired = self.parts.faults.unfired();
         if unfired.is_empty() {
@@ -286,11 +299,13 @@ impl Broker {
         let closed = run.shutdown().await;
         let log_dir = run.log_dir();
         drop(run);
-        closed?;
         match &self.parts.memory {
-            Some(_) => Ok(()),
-            None => released(log_dir).await,
+            // What was not closed must not disturb the next run.
+            Some(disk) if closed.is_err() => disk.power_cut(0, PowerCut::KeepAll),
+            Some(_) => {}
+            None => released(log_dir).await?,
         }
+        closed
     }
 }
 
@@ -305,6 +320,16 @@ impl Drop for Broker {
             sweep(dir, log_dir.unwrap_or_default());
         }
     }
+}
+
+/// Why a part of a run ended by itself; waits for ever if the run ends first.
+async fn reason(mut failure: watch::Receiver<Option<String>>) -> String {
+    while failure.changed().await.is_ok() {
+        if let Some(reason) = failure.borrow_and_update().clone() {
+            return reason;
+        }
+    }
+    std::future::pending().await
 }
 
 /// Removes a folder when nobody uses it any more, without waiting for that here: the runtime may have to go on first.

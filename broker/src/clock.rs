@@ -5,7 +5,7 @@
 //! moves only by [`Clock::advance_sessions`]. What guards liveness (time-outs of requests, connections,
 //! raft) is measured with [`std::time::Instant`] and never moves.
 //!
-//! What must hold: neither time ever goes back, and when `advance` returns, what became due is done.
+//! What must hold: neither time goes back unless the system's does, and when `advance` returns, what became due is done.
 
 use std::collections::BTreeMap;
 use std::fmt;

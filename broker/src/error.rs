@@ -108,16 +108,6 @@ pub enum BrokerError {
     /// The data directory could not be closed cleanly; the next start scans its logs.
     #[error("the data directory was not closed cleanly: {0}")]
     Close(String),
-    /// A listener ended by itself.
-    #[error("the {listener} listener on {address} ended: {reason}")]
-    ListenerEnded {
-        /// Which listener.
-        listener: &'static str,
-        /// Its address.
-        address: String,
-        /// Why.
-        reason: String,
-    },
     /// A part that must not end before the broker did.
     #[error("a part of the broker ended by itself: {0}")]
     Ended(String),
@@ -130,6 +120,12 @@ pub enum BrokerError {
     /// Faults were injected that never happened, so that what they were to show was not shown.
     #[error("injected faults that never happened (mark those that need not as optional): {}", list(.0))]
     UnfiredFaults(Vec<FaultReport>),
+    /// A temporary folder could not be made or removed.
+    #[error("the temporary folder: {0}")]
+    TemporaryFolder(io::Error),
+    /// There is no Tokio runtime to start in.
+    #[error("a Broker needs a Tokio runtime; without one use BlockingBroker")]
+    WithoutRuntime,
     /// A blocking call from within an asynchronous runtime, which it would stop.
     #[error("a BlockingBroker cannot be used within an asynchronous runtime; use Broker there")]
     WithinRuntime,

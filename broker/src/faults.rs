@@ -300,6 +300,11 @@ impl Rule {
         self.over || self.fault.times.is_some_and(|times| self.fired >= times)
     }
 
+    /// Whether it should have happened and did not.
+    fn is_missed(&self) -> bool {
+        self.fired == 0 && !self.fault.optional
+    }
+
     fn report(&self) -> FaultReport {
         FaultReport {
             id: self.id,
@@ -342,16 +347,12 @@ impl Faults {
         }))
     }
 
-    /// Sets a fault. Of those that have happened and are used up, about the last 10,000 are reported.
+    /// Sets a fault. Where there are more than 10,000, those that have happened and are used up are forgotten.
     pub fn inject(&self, fault: Fault) -> FaultId {
         let id = self.next_id();
         let mut rules = self.0.rules.lock();
-        if rules.len() >= MAX_USED_UP
-            && let Some(used) = rules
-                .iter()
-                .position(|rule| rule.is_over() && rule.fired > 0)
-        {
-            rules.remove(used);
+        if rules.len() >= MAX_USED_UP {
+            rules.retain(|rule| !rule.is_over() || rule.is_missed());
         }
         rules.push(Rule {
             id,
@@ -381,6 +382,16 @@ impl Faults {
         let id = self.next_id();
         disk.inject(id, fault);
         Ok(id)
+    }
+
+    /// Allows that a fault never happens, as [`Fault::optional`] does beforehand; for faults of the disk, too.
+    pub fn allow_unfired(&self, id: FaultId) {
+        for rule in self.0.rules.lock().iter_mut() {
+            rule.fault.optional |= rule.id == id;
+        }
+        if let Some(disk) = &self.0.disk {
+            disk.allow_unfired(id);
+        }
     }
 
     /// Takes a fault back. Its report stays. One that is not there is no error.

@@ -70,10 +70,10 @@ where
     C: FnMut() -> F,
     F: Future<Output = bool>,
 {
-    let deadline = Instant::now() + timeout;
+    let begun = Instant::now();
     let mut pause = Duration::from_millis(1);
     while !condition().await {
-        if Instant::now() >= deadline {
+        if begun.elapsed() >= timeout {
             return Err(Error::TimedOut {
                 what: what.to_owned(),
                 after: timeout,
@@ -93,8 +93,10 @@ pub async fn produce(broker: &Broker, record: ProducerRecord) -> Result<Offset> 
     let producer = broker.client()?.producer()?;
     let stored = producer.send(record).await?.await?;
     producer.close().await?;
-    // Known, because the producer asks for acknowledgements.
-    Ok(stored.offset.unwrap_or(Offset::ZERO))
+    let offset = stored.offset;
+    Ok(offset.expect(
+        "only a producer that asks for no acknowledgement is told none, and this one asks for all",
+    ))
 }
 
 /// Every record of a topic up to its end as it is now; in the order of their offsets within each partition.

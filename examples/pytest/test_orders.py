@@ -34,6 +34,11 @@ def read(channel, topic, partitions=3):
         partitions=wanted, format=fetch_pb2.RECORD_FORMAT_RECORDS, max_wait_ms=0
     )
     answer = fetch_pb2_grpc.FetchServiceStub(channel).Fetch(request, timeout=30)
+    for part in answer.partitions:
+        if part.HasField("error"):
+            raise RuntimeError(f"{part.error.name}: {part.error.message}")
+        # A program that reads more than one answer holds goes on at next_fetch_offset.
+        assert part.next_fetch_offset == part.high_watermark
     return [
         (record.key.decode(), record.value.decode())
         for part in answer.partitions

@@ -1,7 +1,6 @@
 //! A broker within a program: what it leaves behind, and what a program in another language starts.
 
 use std::collections::BTreeMap;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -45,7 +44,7 @@ impl Footprint {
     fn is_near(self, before: Self) -> bool {
         self.threads <= before.threads + 2
             && self.descriptors <= before.descriptors
-            && self.maps <= before.maps + BROKERS / 4
+            && self.maps <= before.maps + 20
             && self.folders == before.folders
     }
 }
@@ -180,9 +179,6 @@ async fn a_broker_that_is_to_exit_with_its_parent_does_and_another_does_not() {
     let mut free = start(false, &files[1]);
     assert_eq!(ready(files[0].clone()).await["pid"], bound.id());
     ready(files[1].clone()).await;
-    // What is written there means nothing.
-    bound.stdin.as_mut().unwrap().write_all(b"hello\n").unwrap();
-    assert!(bound.try_wait().unwrap().is_none());
     drop((bound.stdin.take(), free.stdin.take()));
     let mut status = None;
     let ended = || {

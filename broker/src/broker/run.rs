@@ -15,8 +15,10 @@ use logweir_storage::disk::{Disk, OsDisk};
 use logweir_storage::{LogDir, LogDirConfig, LogId};
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
 
 use crate::broker::{Parts, Port};
@@ -40,9 +42,12 @@ pub(super) struct Run {
     stop: CancellationToken,
     /// Breaks the connections that are left.
     cut: CancellationToken,
-    listeners: Mutex<JoinSet<BrokerError>>,
-    /// What must not end before the run does.
-    background: Mutex<JoinSet<BrokerError>>,
+    /// Calls in process that are under way.
+    calls: TaskTracker,
+    listeners: Mutex<JoinSet<()>>,
+    background: Mutex<JoinSet<()>>,
+    /// Which part ended by itself.
+    failure: watch::Sender<Option<String>>,
     _alarms: [Alarm; 2],
 }
 
@@ -70,7 +75,12 @@ impl Run {
             parts.clock.clone(),
             Arc::clone(&metrics.lock_hold),
         ));
-        partitions.set_strays_aside(&existing, &quorum.image());
+        let (to, image) = (Arc::clone(&partitions), quorum.image());
+        let set_aside = move || {
+            to.set_strays_aside(&existing, &image);
+            Ok(())
+        };
+        off_runtime(config, set_aside).await?;
         let (reconciler, follow) = Reconciler::start(quorum.clone(), Arc::clone(&partitions)).await;
         let stop = CancellationToken::new();
         let service = Arc::new(Service {
@@ -87,8 +97,10 @@ impl Run {
         let cut = CancellationToken::new();
         let routes = crate::grpc::routes(&service, &stop)
             .await
-            .map_err(|error| BrokerError::Config(format!("the gRPC descriptors: {error}")))?;
-        parts.in_process.connect(routes.clone(), cut.clone());
+            .map_err(|error| BrokerError::Ended(format!("the gRPC descriptors: {error}")))?;
+        let calls = TaskTracker::new();
+        let in_process = &parts.in_process;
+        in_process.connect(routes.clone(), cut.clone(), calls.clone());
         let run = Self {
             _alarms: [service.watch_retention(), watch_flushes(parts, &log_dir)],
             service,
@@ -96,8 +108,10 @@ impl Run {
             log_dir,
             stop,
             cut,
+            calls,
             listeners: Mutex::default(),
             background: Mutex::default(),
+            failure: watch::Sender::default(),
         };
         run.watch_over(parts, follow);
         run.serve_grpc(grpc, routes);
@@ -109,51 +123,46 @@ impl Run {
     /// Runs what has to run for as long as the broker does, so that an early end is noticed.
     fn watch_over(&self, parts: &Parts, follow: impl Future<Output = String> + Send + 'static) {
         let mut background = self.background.lock();
-        background.spawn(async move { BrokerError::Ended(follow.await) });
-        let quorum = self.quorum.clone();
-        background.spawn(async move { BrokerError::Ended(quorum.ended().await) });
-        let clock = parts.clock.clone();
+        let part = |name| Part::new(name, &self.failure);
+        let partitions = part("what carries metadata to the partitions");
+        background.spawn(async move { partitions.ended(&follow.await) });
+        let (metadata, quorum) = (part("the metadata quorum"), self.quorum.clone());
+        background.spawn(async move { metadata.ended(&quorum.ended().await) });
+        let (time, clock) = (part("the clock"), parts.clock.clone());
         background.spawn(async move {
             clock.run().await;
-            BrokerError::Ended("the clock".to_owned())
+            drop(time);
         });
     }
 
     fn serve_grpc(&self, listener: Option<TcpListener>, routes: Routes) {
         let Some(listener) = listener else { return };
+        let part = Part::new("the gRPC listener", &self.failure);
         let service = Arc::clone(&self.service);
         let (stop, cut) = (self.stop.clone(), self.cut.clone());
         self.listeners.lock().spawn(async move {
-            let address = listener.local_addr();
             let served = crate::grpc::serve(listener, routes, &service, stop, cut).await;
-            listener_ended("grpc", address, served)
+            part.ended(&outcome(served));
         });
     }
 
     #[cfg(feature = "http")]
     fn serve_http(&self, listener: Option<TcpListener>) {
         let Some(listener) = listener else { return };
+        let part = Part::new("the HTTP listener", &self.failure);
         let (service, stop) = (Arc::clone(&self.service), self.stop.clone());
         self.listeners.lock().spawn(async move {
-            let address = listener.local_addr();
             let served = crate::http::serve(listener, service, stop).await;
-            listener_ended("http", address, served)
+            part.ended(&outcome(served));
         });
     }
 
-    /// Waits until something ends by itself that only a failure ends. Dropping the future is safe.
-    pub(super) async fn failed(&self) -> BrokerError {
-        let ended = std::future::poll_fn(|cx| {
-            for tasks in [&self.listeners, &self.background] {
-                // An empty set is ready at once, with nothing: that is no end.
-                if let std::task::Poll::Ready(Some(ended)) = tasks.lock().poll_join_next(cx) {
-                    return std::task::Poll::Ready(ended);
-                }
-            }
-            std::task::Poll::Pending
-        });
-        let ended = ended.await;
-        ended.unwrap_or_else(|error| BrokerError::Ended(format!("a task of the broker: {error}")))
+    /// Tells when a part has ended by itself, which only a failure makes it do, and which.
+    pub(super) fn failure(&self) -> watch::Receiver<Option<String>> {
+        let mut failure = self.failure.subscribe();
+        // Whoever asks late is told, too.
+        failure.mark_changed();
+        failure
     }
 
     /// The data directory, to see when the last user has let go of it.
@@ -170,6 +179,8 @@ impl Run {
         let mut listeners = std::mem::take(&mut *self.listeners.lock());
         let drained = tokio::time::timeout(DRAIN_TIMEOUT, async {
             while listeners.join_next().await.is_some() {}
+            self.calls.close();
+            self.calls.wait().await;
         });
         if drained.await.is_err() {
             tracing::warn!("calls in flight did not finish in time and are broken off");
@@ -178,10 +189,10 @@ impl Run {
         let service = Arc::clone(&self.service);
         let log_dir = Arc::clone(&self.log_dir);
         let close = move || {
-            service.close_partitions().map_err(BrokerError::Close)?;
-            log_dir
-                .close()
-                .map_err(|error| BrokerError::Close(error.to_string()))
+            let partitions = service.close_partitions();
+            // Also if a partition failed: whose log was not closed is recovered at the next start.
+            let directory = log_dir.close().map_err(|error| error.to_string());
+            partitions.and(directory).map_err(BrokerError::Close)
         };
         off_runtime(&self.service.config, close).await
     }
@@ -199,7 +210,7 @@ impl Run {
         self.quorum.shutdown().await;
     }
 
-    async fn end(&self, mut listeners: JoinSet<BrokerError>) {
+    async fn end(&self, mut listeners: JoinSet<()>) {
         self.cut.cancel();
         listeners.shutdown().await;
         let mut background = std::mem::take(&mut *self.background.lock());
@@ -225,17 +236,36 @@ fn watch_flushes(parts: &Parts, log_dir: &Arc<LogDir>) -> Alarm {
     })
 }
 
-fn listener_ended(
-    listener: &'static str,
-    address: std::io::Result<std::net::SocketAddr>,
-    served: Result<(), impl std::fmt::Display>,
-) -> BrokerError {
-    let reason = served.map_or_else(|error| error.to_string(), |()| "it stopped".to_owned());
-    let address = address.map_or_else(|_| "?".to_owned(), |address| address.to_string());
-    BrokerError::ListenerEnded {
-        listener,
-        address,
-        reason,
+fn outcome(served: Result<(), impl std::fmt::Display>) -> String {
+    served.map_or_else(|error| error.to_string(), |()| "it stopped".to_owned())
+}
+
+/// A part that must not end before the broker does. Its end is told, also if it is a panic.
+#[derive(Debug)]
+struct Part {
+    name: &'static str,
+    failure: watch::Sender<Option<String>>,
+}
+
+impl Part {
+    fn new(name: &'static str, failure: &watch::Sender<Option<String>>) -> Self {
+        let failure = failure.clone();
+        Self { name, failure }
+    }
+
+    fn ended(&self, reason: &str) {
+        // The first end is the one that explains the others.
+        self.failure.send_if_modified(|failure| {
+            let first = failure.is_none();
+            failure.get_or_insert_with(|| format!("{} ended: {reason}", self.name));
+            first
+        });
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        self.ended("it panicked or was stopped");
     }
 }
 
@@ -272,10 +302,11 @@ async fn start_quorum(
         was_clean: log_dir.was_clean(),
         boot_id: log_dir.disk().boot_id().unwrap_or_default(),
     };
-    quorum
-        .register_broker(registration)
-        .await
-        .map_err(|error| failed(&error))?;
+    if let Err(error) = quorum.register_broker(registration).await {
+        // Its thread would hold the directory for a while.
+        quorum.shutdown().await;
+        return Err(failed(&error));
+    }
     Ok(quorum)
 }
 

@@ -29,7 +29,7 @@ pub enum DiskFault {
     Full,
     /// Every operation takes at least so long, in real time.
     Slow(Duration),
-    /// Every sync fails, as if the device was broken. The broker takes its data directory offline at the first, and
+    /// Every sync of files and directories fails, as if the device was broken. The broker takes its data directory offline at the first, and
     /// serves again after a restart. Stays until it is taken back.
     FailSync,
 }
@@ -57,13 +57,14 @@ struct SetFault {
     id: FaultId,
     fault: DiskFault,
     over: bool,
+    optional: bool,
     counted: Counted,
 }
 
 /// Where it shows how often a fault has happened.
 #[derive(Debug)]
 enum Counted {
-    Injected(InjectedFault),
+    Injected(Vec<InjectedFault>),
     /// What the disk refused while the fault was set, from this number on.
     Refused {
         before: u64,
@@ -91,19 +92,29 @@ impl DiskFaults {
                 }
             }
             DiskFault::Slow(by) => {
-                Counted::Injected(self.disk.inject(SimFault::slow(by).forever()))
+                Counted::Injected(vec![self.disk.inject(SimFault::slow(by).forever())])
             }
             DiskFault::FailSync => {
-                let fault = SimFault::new(io::ErrorKind::Other).on(DiskOp::Sync);
-                Counted::Injected(self.disk.inject(fault.forever()))
+                let fail = |op| {
+                    let fault = SimFault::new(io::ErrorKind::Other).on(op);
+                    self.disk.inject(fault.forever())
+                };
+                Counted::Injected(vec![fail(DiskOp::Sync), fail(DiskOp::SyncDir)])
             }
         };
         set.push(SetFault {
             id,
             fault,
             over: false,
+            optional: false,
             counted,
         });
+    }
+
+    pub(super) fn allow_unfired(&self, id: FaultId) {
+        for fault in self.set.lock().iter_mut() {
+            fault.optional |= fault.id == id;
+        }
     }
 
     /// Takes one fault back, or all.
@@ -115,7 +126,11 @@ impl DiskFaults {
             }
             fault.over = true;
             match &mut fault.counted {
-                Counted::Injected(injected) => self.disk.clear_fault(injected),
+                Counted::Injected(injected) => {
+                    for fault in injected {
+                        self.disk.clear_fault(fault);
+                    }
+                }
                 Counted::Refused { after, .. } => *after = Some(self.disk.refused_for_space()),
             }
         }
@@ -133,12 +148,12 @@ impl DiskFaults {
             id: fault.id,
             description: fault.fault.description(),
             fired: match &fault.counted {
-                Counted::Injected(injected) => injected.fired(),
+                Counted::Injected(injected) => injected.iter().map(InjectedFault::fired).sum(),
                 Counted::Refused { before, after } => {
                     after.unwrap_or_else(|| self.disk.refused_for_space()) - before
                 }
             },
-            optional: false,
+            optional: fault.optional,
         };
         set.iter().map(report).collect()
     }

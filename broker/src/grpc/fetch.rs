@@ -69,8 +69,9 @@ impl FetchService for Handler {
             partitions,
         };
         let fetched = tokio::select! {
-            fetched = self.service.fetch(&ctx, &fetch) => fetched,
+            biased;
             () = self.stop.cancelled() => return Err(shutting_down()),
+            fetched = self.service.fetch(&ctx, &fetch) => fetched,
         };
         let offsets = fetch.partitions.iter().map(|wanted| wanted.fetch_offset);
         let reads = Reads {
@@ -122,8 +123,11 @@ impl FetchService for Handler {
                 () = follow.run(&handler, &ctx, &sender) => {}
                 () = sender.closed() => {}
                 () = handler.stop.cancelled() => {
-                    // The reader may have gone; then nobody needs to know.
-                    let _ = sender.send(Err(shutting_down())).await;
+                    // The reader may have gone, or never look again; then nobody needs to know.
+                    tokio::select! {
+                        _ = sender.send(Err(shutting_down())) => {}
+                        () = ctx.cut() => {}
+                    }
                 }
             }
         };

@@ -14,6 +14,8 @@ use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 use tonic::body::Body;
 use tonic::service::Routes;
 use tower::Service;
@@ -29,12 +31,14 @@ pub(crate) struct InProcess(Arc<ArcSwapOption<Up>>);
 struct Up {
     routes: Routes,
     cut: CancellationToken,
+    calls: TaskTracker,
 }
 
 impl InProcess {
-    /// Leads to these routes from now on, until `cut`.
-    pub(crate) fn connect(&self, routes: Routes, cut: CancellationToken) {
-        self.0.store(Some(Arc::new(Up { routes, cut })));
+    /// Leads to these routes from now on, until `cut`. What is under way is counted in `calls`, except the answers to
+    /// readers: those may be left alone for any time, and lose nothing.
+    pub(crate) fn connect(&self, routes: Routes, cut: CancellationToken, calls: TaskTracker) {
+        self.0.store(Some(Arc::new(Up { routes, cut, calls })));
     }
 
     /// Refuses calls from now on; those under way go on.
@@ -63,6 +67,8 @@ impl Service<http::Request<Body>> for InProcess {
         request
             .extensions_mut()
             .insert(ConnectionInfo::in_process(cut.clone()));
+        let call = up.calls.token();
+        let is_counted = !request.uri().path().contains("FetchService");
         let mut routes = up.routes.clone();
         Box::pin(async move {
             let answer = tokio::select! {
@@ -75,6 +81,7 @@ impl Service<http::Request<Body>> for InProcess {
                 Body::new(CutBody {
                     inner,
                     is_cut: Box::pin(cut.cancelled_owned()),
+                    _call: is_counted.then_some(call),
                 })
             }))
         })
@@ -93,6 +100,7 @@ fn reset() -> io::Error {
 struct CutBody {
     inner: Body,
     is_cut: Pin<Box<WaitForCancellationFutureOwned>>,
+    _call: Option<TaskTrackerToken>,
 }
 
 impl HttpBody for CutBody {

@@ -63,17 +63,23 @@ impl ProduceService for Handler {
         let appending = async move {
             loop {
                 // Room for the answer first: a client that reads no answers is not read from either.
-                let room = tokio::time::timeout(UNREAD_TIMEOUT, sender.reserve()).await;
+                let room = tokio::select! {
+                    () = ctx.cut() => return,
+                    room = tokio::time::timeout(UNREAD_TIMEOUT, sender.reserve()) => room,
+                };
                 let Ok(Ok(room)) = room else {
                     return;
                 };
                 let next = tokio::select! {
-                    next = requests.next() => next,
+                    biased;
+                    // What came over a connection before it broke, and was not begun, is lost with it.
+                    () = ctx.cut() => return,
                     () = handler.stop.cancelled() => {
                         // What was sent and not read must not pass for stored.
                         room.send(Err(shutting_down()));
                         return;
                     }
+                    next = requests.next() => next,
                 };
                 let begun = match next {
                     None => return,
@@ -268,7 +274,10 @@ impl Handler {
             None => {
                 // A topic that is known by its id is not created anew.
                 let may_create = topic_id.is_none();
-                let described = self.service.describe_topic(ctx, topic, may_create).await?;
+                let described = self
+                    .service
+                    .describe_topic_now(ctx, topic, may_create)
+                    .await?;
                 let count = i32::try_from(described.partitions.len())
                     .unwrap_or(i32::MAX)
                     .max(1);

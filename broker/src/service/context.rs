@@ -62,11 +62,19 @@ pub(crate) struct RequestContext {
     /// When the caller stops waiting for an answer.
     pub(crate) deadline: Option<Instant>,
     pub(crate) names: NameMapping,
-    /// Cuts the connection the request came on; `None` where there is none, as in process.
+    /// Cuts the connection the request came on; `None` in tests that have none.
     pub(crate) connection: Option<CancellationToken>,
 }
 
 impl RequestContext {
+    /// Waits until the connection is cut.
+    pub(crate) async fn cut(&self) {
+        match &self.connection {
+            Some(connection) => connection.cancelled().await,
+            None => std::future::pending().await,
+        }
+    }
+
     /// Logs a change that somebody asked for and got.
     pub(crate) fn log_change(&self, what: &str, topic: &str) {
         tracing::info!(topic, principal = %self.principal, listener = %self.listener,

@@ -12,8 +12,8 @@ use crate::clock::sleep;
 use crate::error::ApiError;
 use crate::faults::{Action, Api, Hit};
 use crate::service::{
-    AppendResult, FetchRequest, FetchedPartition, PendingProduce, ProduceRequest, RequestContext,
-    Service,
+    Acks, AppendResult, FetchRequest, FetchedPartition, PendingProduce, ProduceRequest,
+    RequestContext, Service,
 };
 
 /// Work that can be begun more than once.
@@ -127,8 +127,13 @@ impl Service {
                 self.produce_now(ctx, request).await.lose(lost)
             }
             Action::DropResponse | Action::DisconnectAfter => {
+                let lost = self.lost(ctx, hit);
+                let waited_for = request.acks != Acks::None;
                 let pending = self.produce_now(ctx, request).await;
-                pending.lose(self.lost(ctx, hit))
+                if let (false, Some(cut)) = (waited_for, &lost.cut) {
+                    cut.cancel();
+                }
+                pending.lose(lost)
             }
         }
     }

@@ -262,7 +262,11 @@ impl Service {
         .await
     }
 
-    async fn describe_topic_now(
+    /// As [`Service::describe_topic`], as a part of another call: faults of that call are not suffered.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) async fn describe_topic_now(
         &self,
         ctx: &RequestContext,
         name: &str,

@@ -42,7 +42,7 @@ async fn clients_go_on_after_a_crash_on_the_same_ports_and_nothing_acknowledged_
             let address = addresses.0.expect("on");
             let refused = tokio::net::TcpStream::connect(address).await;
             let refused = refused.expect_err("the broker is down").kind();
-            assert_eq!(refused, std::io::ErrorKind::ConnectionRefused);
+            assert_eq!(refused, io::ErrorKind::ConnectionRefused);
             broker.restart().await.expect("restarts");
             assert_eq!((broker.grpc_addr(), broker.http_addr()), addresses);
             send(&client, "orders", &["c"]).await;
@@ -315,8 +315,10 @@ async fn a_broken_disk_takes_the_directory_offline_until_a_restart() {
     broker.faults().remove(broken);
     let failed = producer.send(record()).await.expect("buffered").await;
     failed.expect_err("a failed sync is not tried again");
-    broker.crash(PowerCut::KeepAll).await.expect("crashes");
-    broker.restart().await.expect("restarts");
+    broker
+        .restart()
+        .await
+        .expect("what could not be closed is recovered");
     send(&client, "t", &["c"]).await;
     let slow = DiskFault::Slow(Duration::from_millis(2));
     broker.faults().inject_disk(slow).expect("in memory");
@@ -340,8 +342,104 @@ async fn the_end_of_a_part_is_a_failure_and_a_crash_on_purpose_is_none() {
     tokio::task::yield_now().await;
     assert!(!failed.is_finished());
     let run = broker.run.borrow().clone().expect("it runs");
+    let watcher = Arc::clone(&broker);
+    let second = tokio::spawn(async move { watcher.failed().await });
     run.end_quorum_for_test().await;
-    let failure = tokio::time::timeout(Duration::from_secs(30), failed).await;
-    let failure = failure.expect("it is noticed").expect("no panic");
-    assert!(matches!(failure, BrokerError::Ended(_)), "{failure}");
+    for waiting in [failed, second] {
+        let failure = tokio::time::timeout(Duration::from_secs(30), waiting).await;
+        let failure = failure.expect("it is noticed").expect("no panic");
+        assert!(failure.to_string().contains("metadata"), "{failure}");
+    }
+    let late = tokio::time::timeout(Duration::from_secs(30), broker.failed()).await;
+    late.expect("who asks late is told, too");
+}
+
+/// A host that waits for failures and restarts in another arm of its `select!` polls the first no more.
+#[tokio::test]
+async fn a_wait_for_failures_that_is_not_polled_does_not_hold_the_data_directory() {
+    let broker = Broker::start_in_temp_dir(quiet()).await.expect("starts");
+    let failed = broker.failed();
+    tokio::pin!(failed);
+    let at_once = std::future::poll_fn(|cx| std::task::Poll::Ready(failed.as_mut().poll(cx)));
+    assert!(at_once.await.is_pending());
+    let begun = Instant::now();
+    broker.restart().await.expect("restarts");
+    assert!(begun.elapsed() < RELEASE_TIMEOUT);
+    assert!(log_dir(&broker).was_clean());
+}
+
+/// A reader that had read ahead and was then left alone held its stream, and with it the data directory.
+#[tokio::test]
+async fn a_reader_that_is_left_alone_does_not_hold_up_the_end() {
+    let broker = Broker::start_in_temp_dir(quiet()).await.expect("starts");
+    let client = broker.client().expect("settings");
+    for _ in 0..8 {
+        let value = "v".repeat(900_000);
+        send(&client, "t", &[&value, &value]).await;
+    }
+    let mut reader = client.reader().expect("settings");
+    reader
+        .assign_topic("t", StartAt::Earliest)
+        .await
+        .expect("assigned");
+    reader.next().await.expect("reads").expect("a record");
+    broker.restart().await.expect("the directory is let go of");
+    let next = reader.next().await.expect("reads on").expect("a record");
+    assert_eq!(next.offset, Offset::new(1));
+    broker.shutdown().await.expect("stops");
+}
+
+/// Only the listeners' calls were waited for: a record that was stored got no answer in process.
+#[tokio::test]
+async fn calls_in_process_that_are_under_way_are_answered_before_the_end() {
+    let (broker, client) = start(quiet()).await;
+    send(&client, "t", &["a"]).await;
+    let slow = DiskFault::Slow(Duration::from_millis(100));
+    let slow = broker.faults().inject_disk(slow).expect("in memory");
+    let mut service = ProduceServiceClient::new(broker.parts.in_process.clone());
+    let append = v1::PartitionAppend {
+        topic: "t".to_owned(),
+        partition: Some(0),
+        data: Some(v1::partition_append::Data::Batch(batch(0))),
+        ..v1::PartitionAppend::default()
+    };
+    let request = v1::ProduceRequest {
+        appends: vec![append],
+        ..v1::ProduceRequest::default()
+    };
+    let call = tokio::spawn(async move { service.produce(request).await });
+    let under_way = || std::future::ready(broker.faults().fired(slow) > 0);
+    let waited = eventually("the append syncs", Duration::from_secs(30), under_way).await;
+    waited.expect("it does");
+    broker.shutdown().await.expect("stops");
+    let answer = call
+        .await
+        .expect("no panic")
+        .expect("it is answered")
+        .into_inner();
+    assert!(answer.results[0].error.is_none(), "{answer:?}");
+}
+
+#[test]
+fn without_a_runtime_there_is_an_error_and_no_panic() {
+    let mut start = std::pin::pin!(Broker::start(quiet()));
+    let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+    let std::task::Poll::Ready(refused) = start.as_mut().poll(&mut cx) else {
+        unreachable!("it does not wait for what it does not have");
+    };
+    assert!(matches!(refused, Err(BrokerError::WithoutRuntime)));
+}
+
+#[tokio::test]
+async fn a_fault_of_the_disk_may_go_without_happening_if_that_is_allowed() {
+    for allowed in [true, false] {
+        let broker = Broker::start(quiet()).await.expect("starts");
+        let slow = DiskFault::Slow(Duration::MAX);
+        let slow = broker.faults().inject_disk(slow).expect("in memory");
+        broker.faults().remove(slow);
+        if allowed {
+            broker.faults().allow_unfired(slow);
+        }
+        assert_eq!(broker.shutdown().await.is_ok(), allowed);
+    }
 }
