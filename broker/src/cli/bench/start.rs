@@ -173,7 +173,7 @@ impl StartBench {
             .await?;
         let mut killed = Times::default();
         let began = Instant::now();
-        let client = Client::connect(&broker.address).await?;
+        let mut client = Client::connect(&broker.address).await?;
         client.admin().create_topic(NewTopic::new("log")).await?;
         let written = self.write(&client, bytes).await?;
         let wrote = began.elapsed();
@@ -181,8 +181,9 @@ impl StartBench {
             // Something new is not flushed each time.
             self.write(&client, 8 << 20).await?;
             killed.add(blocking(|| broker.kill_and_restart())?);
-            let admin = Client::connect(&broker.address).await?.admin();
-            let described = admin.describe_topic("log").await?;
+            // It has another port now.
+            client = Client::connect(&broker.address).await?;
+            let described = client.admin().describe_topic("log").await?;
             let offsets = described.partitions.first().and_then(|part| part.offsets);
             let end = offsets.context("the log is not told of")?.log_end_offset;
             anyhow::ensure!(
