@@ -95,7 +95,7 @@ def rows():
             continue
         memory = (data["anonymous_bytes"] + data["page_table_bytes"]) / 2**20
         who = f"idle broker, {partitions:,} partitions, {data['consumers']:,} waiting reader{'s' * (data['consumers'] > 1)}"
-        command = f"logweir bench idle --partitions {partitions} --consumers {data['consumers']} --duration 60s"
+        command = f"logweir bench idle --partitions {partitions} --consumers {data['consumers']} --settle 75s --duration 60s"
         cpu = data["cpu_percent_of_a_core"]
         limited = partitions == 1000 and mib is not None
         found.append((f"{who}: processor time", f"{cpu:.3f} % of a core", "< 0.1 %" if limited else "",
