@@ -49,7 +49,9 @@ const MAX_FRAME_BYTES: u32 = 1 << 20;
 /// Streams of one connection at a time.
 const MAX_STREAMS: u32 = 1_024;
 /// How long a peer may take to answer a ping.
-const PING_TIMEOUT: Duration = Duration::from_secs(20);
+const PING_TIMEOUT: Duration = Duration::from_secs(40);
+// A connection is not read from while a request of it waits for the budget; its answers to pings wait with it.
+const _: () = assert!(PING_TIMEOUT.as_secs() > budget::PATIENCE.as_secs());
 /// What a response may hold besides records.
 const RESPONSE_MARGIN_BYTES: usize = 16 << 20;
 /// Bytes of a request that carries no records.

@@ -72,12 +72,16 @@ where
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
         let (mut parts, body) = request.into_parts();
         let connection = parts.extensions.get::<ConnectionInfo>();
-        let Some(limits) = connection.and_then(|connection| connection.limits.clone()) else {
+        let limited = connection.and_then(|connection| {
+            let limits = connection.limits.clone()?;
+            Some((limits, connection.cut.clone()))
+        });
+        let Some((limits, cut)) = limited else {
             return Box::pin(self.inner.call(http::Request::from_parts(parts, body)));
         };
         let path = parts.uri.path();
         let streams = path.ends_with("/ProduceStream") || path.starts_with("/grpc.reflection.");
-        let responses = Responses::new(&self.limits.responses, &limits.responses);
+        let responses = Responses::new(&self.limits.responses, &limits.responses, &cut);
         let charge = Charge::new(Arc::clone(&self.limits.budget), limits);
         let body = ChargedBody {
             inner: body,

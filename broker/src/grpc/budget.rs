@@ -22,7 +22,7 @@ use crate::metrics::Metrics;
 
 /// How long one frame waits for others to give bytes back. As long as a message may take to arrive: then those that
 /// hold the budget without using it are gone.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 /// Frames that wait at a time.
 const MAX_WAITING: usize = 1_024;
 

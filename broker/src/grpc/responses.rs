@@ -3,8 +3,10 @@
 //! Records that were read lie in the log's maps; they become memory when they are unpacked or encoded, and stay until
 //! the peer has taken them. So a response takes its share before that, and it comes back with the last encoded byte,
 //! wherever that was waiting. A small response of a connection that has nothing else under way is never held
-//! up by what others leave unread.
+//! up by what others leave unread, and a large one not for ever: who leaves responses unread while others wait
+//! loses the connection.
 
+use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -14,11 +16,17 @@ use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame};
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tonic::body::Body;
 
 /// How long a single response waits for its share where the caller has no deadline of its own.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a response waits before it looks for those who hold the room and do not read.
+const STARVED: Duration = Duration::from_secs(10);
+/// How long a response may be left unread while others wait for its room.
+const UNREAD: Duration = Duration::from_secs(30);
 /// What each connection has for itself, whatever others hold.
 const OWN_BYTES: usize = 2 << 20;
 
@@ -57,11 +65,72 @@ impl Pool {
 
 /// The bytes of responses of all connections.
 #[derive(Clone, Debug)]
-pub(super) struct ResponseLimit(Pool);
+pub(super) struct ResponseLimit {
+    pool: Pool,
+    holders: Arc<Mutex<Holders>>,
+}
+
+/// Who has a share of what all have, by age.
+#[derive(Debug, Default)]
+struct Holders {
+    next_id: u64,
+    since: BTreeMap<u64, (Instant, CancellationToken)>,
+}
 
 impl ResponseLimit {
     pub(super) fn new(bytes: usize) -> Self {
-        Self(Pool::new(bytes))
+        Self {
+            pool: Pool::new(bytes),
+            holders: Arc::default(),
+        }
+    }
+
+    /// Takes a share for a connection; cuts others that have left theirs unread for too long.
+    async fn take(&self, bytes: usize, cut: &CancellationToken) -> Share {
+        let permit = self.pool.take(bytes);
+        tokio::pin!(permit);
+        let permit = loop {
+            match tokio::time::timeout(STARVED, &mut permit).await {
+                Ok(permit) => break permit,
+                Err(_elapsed) => self.cut_unread(),
+            }
+        };
+        let mut holders = self.holders.lock();
+        let id = holders.next_id;
+        holders.next_id += 1;
+        holders.since.insert(id, (Instant::now(), cut.clone()));
+        let held = Held {
+            holders: Arc::clone(&self.holders),
+            id,
+        };
+        Share {
+            permits: permit.into_iter().collect(),
+            _held: Some(held),
+        }
+    }
+
+    fn cut_unread(&self) {
+        for (since, cut) in self.holders.lock().since.values() {
+            if since.elapsed() >= UNREAD && !cut.is_cancelled() {
+                tracing::info!(
+                    "a connection that left its responses unread is cut, others wait for the room"
+                );
+                cut.cancel();
+            }
+        }
+    }
+}
+
+/// A place among the holders.
+#[derive(Debug)]
+struct Held {
+    holders: Arc<Mutex<Holders>>,
+    id: u64,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.holders.lock().since.remove(&self.id);
     }
 }
 
@@ -86,15 +155,21 @@ impl ConnectionShare {
 pub(super) struct Responses {
     all: ResponseLimit,
     connection: ConnectionShare,
+    cut: CancellationToken,
     /// Shares of messages that were handed on to be encoded and are not encoded yet.
     handed: Arc<Mutex<Vec<Share>>>,
 }
 
 impl Responses {
-    pub(super) fn new(all: &ResponseLimit, connection: &ConnectionShare) -> Self {
+    pub(super) fn new(
+        all: &ResponseLimit,
+        connection: &ConnectionShare,
+        cut: &CancellationToken,
+    ) -> Self {
         Self {
             all: all.clone(),
             connection: connection.clone(),
+            cut: cut.clone(),
             handed: Arc::default(),
         }
     }
@@ -104,11 +179,15 @@ impl Responses {
         if bytes <= OWN_BYTES
             && let Some(own) = self.connection.own.try_take(bytes)
         {
-            return Share(vec![own]);
+            return Share {
+                permits: vec![own],
+                _held: None,
+            };
         }
         let connection = self.connection.limit.take(bytes).await;
-        let all = self.all.0.take(bytes).await;
-        Share(connection.into_iter().chain(all).collect())
+        let mut share = self.all.take(bytes, &self.cut).await;
+        share.permits.extend(connection);
+        share
     }
 
     /// Takes a share within the caller's deadline.
@@ -120,7 +199,7 @@ impl Responses {
         bytes: usize,
         deadline: Option<std::time::Instant>,
     ) -> Result<Share, Status> {
-        let patience = tokio::time::Instant::now() + PATIENCE;
+        let patience = Instant::now() + PATIENCE;
         let deadline = deadline.map_or(patience, |deadline| patience.min(deadline.into()));
         tokio::time::timeout_at(deadline, self.take(bytes)).await.map_err(|_| {
             let message = format!(
@@ -139,12 +218,15 @@ impl Responses {
 
 /// A share of the limits; given back on drop.
 #[derive(Debug)]
-pub(super) struct Share(Vec<OwnedSemaphorePermit>);
+pub(super) struct Share {
+    permits: Vec<OwnedSemaphorePermit>,
+    _held: Option<Held>,
+}
 
 impl Share {
     /// Gives back what is more than `bytes`.
     pub(super) fn shrink_to(&mut self, bytes: usize) {
-        for permit in &mut self.0 {
+        for permit in &mut self.permits {
             let surplus = permit.num_permits().saturating_sub(bytes);
             drop(permit.split(surplus));
         }
@@ -217,7 +299,34 @@ mod tests {
     use super::*;
 
     fn responses(all: &ResponseLimit) -> Responses {
-        Responses::new(all, &ConnectionShare::new(8 << 20))
+        Responses::new(
+            all,
+            &ConnectionShare::new(8 << 20),
+            &CancellationToken::new(),
+        )
+    }
+
+    /// Eight connections that kept what they had asked for unread, and answered pings, had all the room for ever.
+    #[tokio::test(start_paused = true)]
+    async fn who_leaves_responses_unread_while_others_wait_is_cut_and_nobody_else() {
+        let all = ResponseLimit::new(10 << 20);
+        let (idle, busy, waiting) = (responses(&all), responses(&all), responses(&all));
+        let unread = idle.take(5 << 20).await;
+        let cut = idle.cut.clone();
+        let gone = tokio::spawn(async move {
+            cut.cancelled().await;
+            drop(unread);
+        });
+        tokio::time::advance(UNREAD).await;
+        assert!(!idle.cut.is_cancelled(), "nobody waits yet");
+        let read = busy.take(5 << 20).await;
+        let share = waiting.take_until(5 << 20, None).await;
+        drop(share.expect("the room of who does not read"));
+        gone.await.expect("no panic");
+        assert!(!busy.cut.is_cancelled() && !waiting.cut.is_cancelled());
+        drop(read);
+        assert_eq!(all.pool.permits.available_permits(), 10 << 20);
+        assert!(all.holders.lock().since.is_empty());
     }
 
     #[tokio::test(start_paused = true)]
@@ -240,7 +349,7 @@ mod tests {
         drop((first, small));
         // More than there is counts as all there is.
         drop(two.take_until(50 << 20, None).await.expect("alone"));
-        assert_eq!(all.0.permits.available_permits(), 10 << 20);
+        assert_eq!(all.pool.permits.available_permits(), 10 << 20);
     }
 
     #[tokio::test]
@@ -257,9 +366,9 @@ mod tests {
         drop(body);
         let data = data.expect("data");
         assert_eq!(data, &b"encoded"[..]);
-        assert_eq!(all.0.permits.available_permits(), 7 << 20);
+        assert_eq!(all.pool.permits.available_permits(), 7 << 20);
         drop(data);
-        assert_eq!(all.0.permits.available_permits(), 10 << 20);
+        assert_eq!(all.pool.permits.available_permits(), 10 << 20);
     }
 
     fn http_body_of(bytes: &'static [u8]) -> impl HttpBody<Data = Bytes, Error = Status> {
