@@ -240,12 +240,16 @@ impl Partition {
         Ok(removed?)
     }
 
-    /// Ends the partition: waiters get `reason`, appends are refused, the log is closed.
+    /// Ends the partition: waiters get `reason`, appends are refused, the log is closed. One whose offsets contradict
+    /// each other lets go of its log as a crash would, so that the next start checks it.
     ///
     /// # Errors
     /// What stopped the log from being closed cleanly.
     pub(crate) fn close(&self, reason: &ApiError) -> Result<(), ChangeError> {
-        self.end(reason).map_or(Ok(()), |mut log| log.close())
+        match self.end(reason) {
+            Some(mut log) if self.broken().is_none() => log.close(),
+            _ => Ok(()),
+        }
     }
 
     /// Ends the partition as [`Partition::close`] does, and deletes its log.

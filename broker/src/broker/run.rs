@@ -300,7 +300,7 @@ async fn start_quorum(
         addresses: advertised(parts),
         rack: None,
         was_clean: log_dir.was_clean(),
-        boot_id: log_dir.disk().boot_id().unwrap_or_default(),
+        boot_id: log_dir.boot_id().to_owned(),
     };
     if let Err(error) = quorum.register_broker(registration).await {
         // Its thread would hold the directory for a while.

@@ -23,9 +23,18 @@ fn log_dir(disk: &SimDisk) -> Arc<LogDir> {
 
 /// A partition that flushes per ack.
 fn partition(log_dir: &Arc<LogDir>, topic: &str, leader_epoch: i32) -> Arc<Partition> {
+    partition_of(log_dir, topic, TopicId::random(), leader_epoch)
+}
+
+fn partition_of(
+    log_dir: &Arc<LogDir>,
+    topic: &str,
+    topic_id: TopicId,
+    leader_epoch: i32,
+) -> Arc<Partition> {
     let spec = PartitionSpec {
         topic: Arc::from(topic),
-        topic_id: TopicId::random(),
+        topic_id,
         partition: PartitionId::new(0),
         leader_epoch: LeaderEpoch::new(leader_epoch),
         isr: vec![NODE],
@@ -39,6 +48,12 @@ fn partition(log_dir: &Arc<LogDir>, topic: &str, leader_epoch: i32) -> Arc<Parti
         max_message_bytes: 1 << 20,
     };
     Partition::open(log_dir, NODE, spec, &Clock::default(), &Arc::default()).unwrap()
+}
+
+/// Puts it where an event that never was would have put it.
+fn contradict(partition: &Partition) {
+    let contradiction = (Offset::new(10), Offset::new(0), Offset::new(5));
+    partition.state.lock().progress = Progress::new(NODE, vec![NODE], true, contradiction);
 }
 
 fn batch() -> RecordBatch {
@@ -68,8 +83,7 @@ fn offsets_out_of_order_end_their_partition_and_the_group_commit_thread_goes_on_
     })));
     let ack = sick.append(&batch(), AckWait::Leader).unwrap().ack.unwrap();
     at_sync.recv().unwrap();
-    let contradiction = (Offset::new(10), Offset::new(0), Offset::new(5));
-    sick.state.lock().progress = Progress::new(NODE, vec![NODE], true, contradiction);
+    contradict(&sick);
     drop(release);
 
     let refused = ack.blocking_recv().unwrap().unwrap_err();
@@ -83,6 +97,43 @@ fn offsets_out_of_order_end_their_partition_and_the_group_commit_thread_goes_on_
     assert_eq!(ack.map(|ack| ack.blocking_recv()), Some(Ok(Ok(()))));
     assert_eq!(sound.broken(), None);
     sick.close(&refused).unwrap();
+}
+
+/// A broken partition used to be closed like any other: the clean mark covered it, and the next start took the log that
+/// contradicted the offsets for the truth without a look, although its error says that a restart checks it.
+#[test]
+fn the_log_of_a_broken_partition_is_scanned_at_the_next_start_and_no_other() {
+    let disk = SimDisk::new(1 << 30);
+    let dir = log_dir(&disk);
+    let ids = [("sick", TopicId::random()), ("sound", TopicId::random())];
+    for (topic, id) in ids {
+        let partition = partition_of(&dir, topic, id, 0);
+        let ack = partition.append(&batch(), AckWait::Leader).unwrap().ack;
+        assert_eq!(ack.map(|ack| ack.blocking_recv()), Some(Ok(Ok(()))));
+        if topic == "sick" {
+            contradict(&partition);
+            let refused = partition.append(&batch(), AckWait::Leader);
+            let _ = refused.map(|appended| appended.ack.map(|ack| ack.blocking_recv()));
+            assert!(partition.broken().is_some());
+        }
+        dir.flush_all().unwrap();
+        partition.close(&ApiError::storage("the end")).unwrap();
+    }
+    dir.close().unwrap();
+    drop(dir);
+
+    // What only a scan finds: the first batch is not what was written.
+    for (topic, id) in ids {
+        let log = format!("/logs/{topic}/0-{id}/00000000000000000000.log");
+        disk.flip_bit(Path::new(&log), 66, 1).unwrap();
+    }
+    let dir = log_dir(&disk);
+    assert!(dir.was_clean());
+    let ends = ids.map(|(topic, id)| {
+        let partition = partition_of(&dir, topic, id, 0);
+        partition.log().log_end_offset().get()
+    });
+    assert_eq!(ends, [0, 1]);
 }
 
 #[test]
