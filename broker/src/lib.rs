@@ -25,6 +25,10 @@ mod grpc;
 #[cfg(feature = "http")]
 mod http;
 #[cfg(feature = "client")]
+#[cfg_attr(
+    not(feature = "cli"),
+    allow(dead_code, reason = "fixtures need less of it than the command line")
+)]
 mod input;
 mod metadata;
 mod metrics;
