@@ -26,6 +26,11 @@ const FIRST_BYTES_TIMEOUT: Duration = Duration::from_secs(10);
 /// After a failed accept (no descriptors left, for instance) the listener rests.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// How long a connection that the broker closes is read from to no end.
+const LINGER: Duration = Duration::from_secs(1);
+/// Reads of that before others have their turn.
+const LINGER_READS: usize = 64;
+
 /// What the handlers know of the connection a call came on.
 #[derive(Clone, Debug)]
 pub(super) struct ConnectionInfo {
@@ -178,6 +183,7 @@ impl Connections {
             active: Instant::now(),
             idle: self.idle,
             heard: false,
+            lingers: false,
             timer: Box::pin(sleep_until(Instant::now() + FIRST_BYTES_TIMEOUT)),
             metrics: Arc::clone(&self.metrics),
             _slot: slot,
@@ -222,12 +228,39 @@ pub(super) struct Connection {
     active: Instant,
     idle: Duration,
     heard: bool,
+    /// It is closed as far as the broker is concerned.
+    lingers: bool,
     timer: Pin<Box<Sleep>>,
     metrics: Arc<Metrics>,
     _slot: OwnedSemaphorePermit,
 }
 
 impl Connection {
+    /// Reads on, for a moment and to no end, until the peer has closed its side. Bytes that nobody read would make the
+    /// kernel reset the connection at its close, and take back answers that the peer has not read yet (RFC 1122,
+    /// section 4.2.2.13).
+    fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if !self.lingers {
+            self.lingers = true;
+            self.timer.as_mut().reset(Instant::now() + LINGER);
+        }
+        let mut scratch = [0; 4096];
+        for _ in 0..LINGER_READS {
+            if self.is_cut.as_mut().poll(cx).is_ready() || self.timer.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(());
+            }
+            let mut unread = ReadBuf::new(&mut scratch);
+            match Pin::new(&mut self.stream).poll_read(cx, &mut unread) {
+                Poll::Ready(Ok(())) if !unread.filled().is_empty() => {}
+                Poll::Ready(_) => return Poll::Ready(()),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        // Others are to have their turn.
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
     /// Registers for the moment the connection is cut; an error if that has come.
     fn check_cut(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         match self.is_cut.as_mut().poll(cx) {
@@ -320,7 +353,8 @@ impl AsyncWrite for Connection {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        std::task::ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
+        self.poll_linger(cx).map(Ok)
     }
 }
 
