@@ -255,9 +255,7 @@ impl Log {
         if let Err(error) = active.append(header, parts, placement, interval_bytes, now) {
             return Err(self.not_appended(error));
         }
-        for job in active.wishes() {
-            self.shared.context.submit(job);
-        }
+        active.ask_keeper(&self.shared.context);
         self.note_epoch(header.leader_epoch, header.base_offset);
         self.producers.note(header, now);
         self.last_append = now;

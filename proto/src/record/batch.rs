@@ -252,6 +252,7 @@ pub fn crc_of(batch: &[u8]) -> u32 {
 ///
 /// # Panics
 /// If `batch` is shorter than a header.
+#[inline]
 pub fn set_base_offset(batch: &mut [u8], base_offset: Offset) {
     put(batch, BASE_OFFSET_AT, base_offset.get().to_be_bytes());
 }
@@ -260,6 +261,7 @@ pub fn set_base_offset(batch: &mut [u8], base_offset: Offset) {
 ///
 /// # Panics
 /// If `batch` is shorter than a header.
+#[inline]
 pub fn set_leader_epoch(batch: &mut [u8], leader_epoch: LeaderEpoch) {
     put(batch, LEADER_EPOCH_AT, leader_epoch.get().to_be_bytes());
 }

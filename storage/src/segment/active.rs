@@ -14,7 +14,7 @@ use crate::disk::{Disk, DiskFile, OpenMode};
 use crate::error::ReadError;
 use crate::index::IndexEntry;
 use crate::log::LogFiles;
-use crate::log_dir::Job;
+use crate::log_dir::{DirContext, Job};
 use crate::mmap::{SegmentMap, SegmentWriter};
 
 /// From this size on a `pwrite` costs less than page faults.
@@ -221,18 +221,21 @@ impl ActiveSegment {
         Ok(())
     }
 
-    /// What the keeper should do so that the appends to come need not wait: the next blocks, once when half
-    /// of the last step is used, and pages ahead of a busy writer.
-    pub(crate) fn wishes(&mut self) -> impl Iterator<Item = Job> + use<> {
+    /// Asks the keeper for what the appends to come should not have to wait for: the next blocks, once when half of the
+    /// last step is used, and pages ahead of a busy writer.
+    pub(crate) fn ask_keeper(&mut self, context: &DirContext) {
         let used = self.writer.published();
-        let blocks = self
-            .reservation
-            .as_ref()
-            .filter(|blocks| blocks.asks_for_more(used))
-            .map(|blocks| Job::Reserve(Arc::clone(blocks)));
-        let pages = self.prefault.next(used, self.writer.allocated());
-        let pages = pages.map(|(from, to)| Job::Prefault(Arc::clone(self.writer.map()), from, to));
-        blocks.into_iter().chain(pages)
+        if let Some(blocks) = &self.reservation
+            && blocks.asks_for_more(used)
+        {
+            context.submit(Job::Reserve(Arc::clone(blocks)));
+        }
+        // Not what the writer knows of: it asks only when it gets there, and would find the first pages absent.
+        let reserved = self.reservation.as_ref().map(|blocks| blocks.reserved());
+        let reserved = reserved.unwrap_or(self.writer.allocated());
+        if let Some((from, to)) = self.prefault.next(used, reserved) {
+            context.submit(Job::Prefault(Arc::clone(self.writer.map()), from, to));
+        }
     }
 
     /// Zeroes what a failed append left behind the batch that ends at `end`: it could be taken for batches.
@@ -254,7 +257,9 @@ impl ActiveSegment {
         let len = parts[0].len() + parts[1].len();
         let written = self.reservation.is_none() || placement == Placement::Written;
         if !written && len < PWRITE_BYTES {
-            return Ok(self.writer.write_vectored(position, &parts)?);
+            self.writer.write_vectored(position, &parts)?;
+            self.writer.prefetch(position + 2 * len as u64, len);
+            return Ok(());
         }
         self.prefault.skip_to(position + len as u64);
         self.file.write_vectored_at(parts, position)

@@ -320,3 +320,41 @@ fn the_file_of_a_roll_that_failed_goes_with_a_truncation() {
     let log = open_log(&dir_on(&disk, quiet()), &small_segments());
     assert_eq!(read_all(&log, 0), before);
 }
+
+/// Pages were asked for only as far as the writer knew of blocks, which it learns of when it gets there: at every new
+/// step of blocks up to 512 KiB of pages were absent, and an append there took 20 times as long.
+#[test]
+fn a_busy_writer_finds_its_pages_also_where_new_blocks_begin() {
+    let place = Place::real();
+    let dir = LogDir::open(Arc::clone(&place.disk), &place.path, quiet()).unwrap();
+    // An index that grew would meet absent pages of its own.
+    let config = LogConfig {
+        index_interval_bytes: u32::MAX,
+        ..LogConfig::default()
+    };
+    let mut log = open_log(&dir, &config);
+    let value = "x".repeat(1 << 10);
+    let small = batch(&[&value], 0);
+    let (mut met, mut since_known) = (0, 0);
+    for burst in 0..128 {
+        let before = faults_of_this_thread();
+        for _ in 0..256 {
+            log.append(&small, EPOCH, Timestamp::new(0)).unwrap();
+        }
+        met += faults_of_this_thread() - before;
+        // Known to be busy by then.
+        if burst == 16 {
+            since_known = met;
+        }
+        dir.drive(false);
+    }
+    let met = met - since_known;
+    assert!(met < 8, "{met} pages were absent in 28 MiB");
+}
+
+/// Page faults served without a device (`minflt` of proc(5)).
+fn faults_of_this_thread() -> u64 {
+    let stat = std::fs::read_to_string("/proc/thread-self/stat").unwrap();
+    let (_, fields) = stat.rsplit_once(')').unwrap();
+    fields.split_whitespace().nth(7).unwrap().parse().unwrap()
+}
