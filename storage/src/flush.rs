@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use logweir_proto::Offset;
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::disk::{Disk, DiskFile};
 use crate::log::LogShared;
@@ -55,8 +55,10 @@ struct Unsynced {
 /// What of one log waits to be made durable.
 pub(crate) struct LogFlush {
     unsynced: Mutex<Unsynced>,
-    /// Bytes appended since the last flush.
-    bytes: AtomicU64,
+    /// Bytes appended. Moved by the log's one writer alone, so that an append pays no atomic addition for it.
+    appended: AtomicU64,
+    /// Bytes appended of which no flush needs to know any more, at most `appended`. Moved with `flushing` held.
+    flushed: AtomicU64,
     queued: AtomicBool,
     /// A flush was asked for at a later time.
     timed: AtomicBool,
@@ -76,7 +78,7 @@ impl std::fmt::Debug for LogFlush {
 /// What one flush covers.
 struct Snapshot {
     end: Offset,
-    bytes: u64,
+    appended: u64,
     files: Vec<UnsyncedFile>,
     dirs: Vec<PathBuf>,
     truncations: u64,
@@ -86,7 +88,8 @@ impl LogFlush {
     pub(crate) fn new(on_flush: FlushCallback) -> Self {
         Self {
             unsynced: Mutex::default(),
-            bytes: AtomicU64::new(0),
+            appended: AtomicU64::new(0),
+            flushed: AtomicU64::new(0),
             queued: AtomicBool::new(false),
             timed: AtomicBool::new(false),
             flushing: Mutex::new(()),
@@ -139,16 +142,27 @@ impl LogFlush {
     pub(crate) fn end(&self, change: impl FnOnce()) -> u64 {
         self.exclude(|| {
             change();
-            self.bytes.swap(0, Ordering::Relaxed)
+            self.flushed_up_to(self.appended.load(Ordering::Relaxed))
         })
     }
 
     pub(crate) fn unflushed_bytes(&self) -> u64 {
-        self.bytes.load(Ordering::Relaxed)
+        let flushed = self.flushed.load(Ordering::Relaxed);
+        self.appended
+            .load(Ordering::Relaxed)
+            .saturating_sub(flushed)
     }
 
+    /// Called by the log's writer.
     pub(crate) fn add_bytes(&self, bytes: u64) {
-        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        let before = self.appended.load(Ordering::Relaxed);
+        self.appended.store(before + bytes, Ordering::Relaxed);
+    }
+
+    /// Notes that no flush needs to know of the first `appended` bytes any more; how many of them were new. Called with
+    /// `flushing` held.
+    fn flushed_up_to(&self, appended: u64) -> u64 {
+        appended - self.flushed.swap(appended, Ordering::Relaxed)
     }
 
     pub(crate) fn tell(&self, outcome: FlushOutcome) {
@@ -160,7 +174,7 @@ impl LogFlush {
         // The files are those of the end or later ones: a file is added before its first append.
         Snapshot {
             end: end(),
-            bytes: self.bytes.load(Ordering::Relaxed),
+            appended: self.appended.load(Ordering::Relaxed),
             files: unsynced.files.clone(),
             dirs: std::mem::take(&mut unsynced.dirs),
             truncations: unsynced.truncations,
@@ -170,7 +184,6 @@ impl LogFlush {
     /// Notes what was synced; calls `advance` unless the log was truncated in the meantime.
     fn complete(&self, snapshot: &Snapshot, advance: impl FnOnce()) -> bool {
         let mut unsynced = self.unsynced.lock();
-        self.bytes.fetch_sub(snapshot.bytes, Ordering::Relaxed);
         if unsynced.truncations != snapshot.truncations {
             return false;
         }
@@ -208,9 +221,8 @@ pub(crate) fn flush_log(context: &DirContext, log: &LogShared) -> Result<Offset,
     let durable_end = log.offsets.durable_end();
     if durable_end >= log.offsets.log_end() {
         // What was not durable was cut off.
-        context
-            .writeback
-            .discard(log.flush.bytes.swap(0, Ordering::Relaxed));
+        let appended = log.flush.appended.load(Ordering::Relaxed);
+        context.writeback.discard(log.flush.flushed_up_to(appended));
         return Ok(durable_end);
     }
     log.check_open()?;
@@ -225,11 +237,68 @@ pub(crate) fn flush_log(context: &DirContext, log: &LogShared) -> Result<Offset,
     }
     log.flush
         .complete(&snapshot, || log.offsets.advance_durable(snapshot.end));
+    let flushed_bytes = log.flush.flushed_up_to(snapshot.appended);
     context
         .writeback
-        .flushed(snapshot.bytes, context.config.max_unflushed_bytes);
+        .flushed(flushed_bytes, context.config.max_unflushed_bytes);
     // Not the snapshot's end: a truncation may have overtaken the sync.
     Ok(log.offsets.durable_end())
+}
+
+/// A flush that served so many appends or more has the next one wait for as many: others are likely to be on their way.
+const SIBLINGS: u64 = 5;
+/// How long they are waited for: so many times as long as the flush took that served those before,
+const GATHER_FACTOR: u32 = 2;
+/// and never longer than this.
+const MAX_GATHER: Duration = Duration::from_millis(2);
+/// Flushes that take less are not worth the wait.
+const MIN_GATHER: Duration = Duration::from_micros(50);
+
+/// Appends that asked for a flush, so that one flush serves many of those that come side by side.
+#[derive(Debug, Default)]
+struct Gathering {
+    /// Appends that have asked so far.
+    asked: AtomicU64,
+    /// The count at which the thread goes on, while it waits for more.
+    wanted: AtomicU64,
+}
+
+impl Gathering {
+    /// Notes an append; whether it is the last of those that are waited for.
+    fn ask(&self) -> bool {
+        // In one order with the thread's store of `wanted` and its look at `asked`: one of the two sees the other.
+        let asked = self.asked.fetch_add(1, Ordering::SeqCst) + 1;
+        asked == self.wanted.load(Ordering::SeqCst)
+    }
+
+    fn asked(&self) -> u64 {
+        self.asked.load(Ordering::SeqCst)
+    }
+
+    fn want(&self, asked: u64) {
+        self.wanted.store(asked, Ordering::SeqCst);
+    }
+}
+
+/// What the last flush tells of the next.
+#[derive(Clone, Copy, Debug, Default)]
+struct Pace {
+    /// Appends that had asked when it began.
+    asked: u64,
+    /// Appends that it served.
+    served: u64,
+    /// How long it took.
+    took: Duration,
+}
+
+impl Pace {
+    /// Until how many appends have asked, and for how long, the next flush waits; `None` if it does not: a client that
+    /// is alone, or a disk that is quick, would only be held up.
+    fn gather(self) -> Option<(u64, Duration)> {
+        let time = (self.took * GATHER_FACTOR).min(MAX_GATHER);
+        let worth = self.served >= SIBLINGS && time >= MIN_GATHER;
+        worth.then_some((self.asked + self.served, time))
+    }
 }
 
 #[derive(Debug, Default)]
@@ -247,6 +316,7 @@ pub(crate) struct GroupCommit {
     wake: Condvar,
     /// Held while the queue is served, so that who serves it too finds nothing half done.
     serving: Mutex<()>,
+    gathering: Gathering,
     /// The logs were told that the directory is offline.
     announced: AtomicBool,
 }
@@ -254,6 +324,9 @@ pub(crate) struct GroupCommit {
 impl GroupCommit {
     /// Asks for a flush that covers everything appended so far.
     pub(crate) fn request(&self, log: &Arc<LogShared>) {
+        if self.gathering.ask() {
+            self.wake();
+        }
         if log.flush.queued.swap(true, Ordering::AcqRel) {
             return;
         }
@@ -285,6 +358,7 @@ impl GroupCommit {
 
     /// The group-commit thread: serves requests until [`GroupCommit::stop`].
     pub(crate) fn run(&self, context: &DirContext) {
+        let mut pace = Pace::default();
         loop {
             let mut queue = self.queue.lock();
             while queue.logs.is_empty() && !queue.stopped && !self.must_announce(context) {
@@ -299,13 +373,35 @@ impl GroupCommit {
                     None => self.wake.wait(&mut queue),
                 }
             }
+            if !queue.stopped
+                && let Some((wanted, time)) = pace.gather()
+            {
+                self.gather(&mut queue, wanted, time);
+            }
             let stopped = queue.stopped;
             drop(queue);
-            self.drive(context, Instant::now());
+            let (began, asked) = (Instant::now(), self.gathering.asked());
+            self.drive(context, began);
+            pace = Pace {
+                asked,
+                served: asked - pace.asked,
+                took: began.elapsed(),
+            };
             if stopped {
                 return;
             }
         }
+    }
+
+    /// Waits until so many appends have asked, but no longer than `time`.
+    fn gather(&self, queue: &mut MutexGuard<'_, Queue>, wanted: u64, time: Duration) {
+        let until = Instant::now() + time;
+        self.gathering.want(wanted);
+        while self.gathering.asked() < wanted
+            && !queue.stopped
+            && !self.wake.wait_until(queue, until).timed_out()
+        {}
+        self.gathering.want(0);
     }
 
     /// Lets `span` pass for all that was to wait for a time, and serves what waits no longer.
@@ -361,5 +457,54 @@ impl GroupCommit {
         for log in context.registry.logs() {
             log.flush.tell(FlushOutcome::Failed(Arc::clone(&reason)));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pace(served: u64, took_us: u64) -> Pace {
+        Pace {
+            asked: 1_000,
+            served,
+            took: Duration::from_micros(took_us),
+        }
+    }
+
+    #[test]
+    fn a_flush_waits_for_as_many_as_the_last_served_if_there_were_many_and_the_disk_is_slow() {
+        let check = |served, took_us, expected| {
+            let time = pace(served, took_us).gather();
+            let time = time.map(|(asked, time)| (asked, u64::try_from(time.as_micros()).unwrap()));
+            assert_eq!(time, expected, "{served} served in {took_us} us");
+        };
+        check(1, 10_000, None);
+        check(4, 10_000, None);
+        check(5, 200, Some((1_005, 400)));
+        check(64, 20, None);
+        check(64, 10_000, Some((1_064, 2_000)));
+        assert_eq!(Pace::default().gather(), None);
+    }
+
+    #[test]
+    fn who_completes_the_number_ends_the_wait() {
+        let commit = GroupCommit::default();
+        let began = Instant::now();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                // Also those that ask before the thread waits count.
+                for _ in 0..10 {
+                    if commit.gathering.ask() {
+                        commit.wake();
+                    }
+                    std::thread::yield_now();
+                }
+            });
+            let mut queue = commit.queue.lock();
+            commit.gather(&mut queue, 10, Duration::from_secs(600));
+        });
+        assert!(began.elapsed() < Duration::from_secs(300));
+        assert_eq!(commit.gathering.asked(), 10);
     }
 }
