@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
-use logweir_proto::grpc::DESCRIPTORS;
 use logweir_proto::grpc::v1::cluster_service_server::ClusterServiceServer;
 use logweir_proto::grpc::v1::fetch_service_server::FetchServiceServer;
 use logweir_proto::grpc::v1::produce_service_server::ProduceServiceServer;
@@ -31,6 +30,7 @@ mod framing;
 mod in_process;
 mod produce;
 mod records;
+mod reflection;
 mod responses;
 mod status;
 mod topics;
@@ -60,13 +60,7 @@ const MAX_SMALL_REQUEST_BYTES: usize = 4 << 20;
 const MAX_HEADER_BYTES: u32 = 16 << 10;
 
 /// Every service of the contract with health and reflection, as one router without a socket.
-///
-/// # Errors
-/// If the descriptors compiled into the program cannot be read, which its tests exclude.
-pub(crate) async fn routes(
-    service: &Arc<Service>,
-    stop: &CancellationToken,
-) -> Result<Routes, tonic_reflection::server::Error> {
+pub(crate) async fn routes(service: &Arc<Service>, stop: &CancellationToken) -> Routes {
     let max_request = service.config.limits.max_request_bytes;
     let max_small_request = MAX_SMALL_REQUEST_BYTES.min(max_request);
     // A response holds at most one fetch answer, whose limit is its own.
@@ -76,16 +70,7 @@ pub(crate) async fn routes(
         stop: stop.clone(),
         next_keyless: Arc::default(),
     };
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(DESCRIPTORS)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .build_v1()?;
-    let reflection_alpha = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(DESCRIPTORS)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .build_v1alpha()?;
-    Ok(Routes::new(reflection)
-        .add_service(reflection_alpha)
+    reflection::add_to(Routes::default())
         .add_service(health().await)
         .add_service(
             ProduceServiceServer::new(handler.clone())
@@ -107,7 +92,7 @@ pub(crate) async fn routes(
                 .max_decoding_message_size(max_small_request)
                 .max_encoding_message_size(max_response),
         )
-        .prepare())
+        .prepare()
 }
 
 /// Health of the whole server and of each service: serving, as long as the listener is up.

@@ -30,10 +30,9 @@ pub(crate) use context::{ListenerKind, NameMapping, Principal, RequestContext};
 pub(crate) use fetch::{FetchPartition, FetchRequest, FetchedPartition, Isolation};
 pub(crate) use offsets::OffsetQuery;
 pub(crate) use produce::{Acks, Append, AppendResult, PendingProduce, ProduceRequest};
+pub(crate) use producer_ids::ProducerIds;
 pub(crate) use reconcile::Reconciler;
 pub(crate) use topics::{CreateTopic, PartitionOffsets, TopicOutcome};
-
-use producer_ids::ProducerIds;
 
 /// A broker's abilities; shared by its listeners.
 #[derive(Debug)]

@@ -101,6 +101,10 @@ pub struct LogDirConfig {
     /// Whether the directory runs threads of its own. Without them nothing is flushed, reserved ahead or
     /// checkpointed until [`LogDir::drive`](crate::LogDir::drive) is called: for simulations.
     pub threads: bool,
+    /// Whether an append that asks for a flush carries it out itself for as long as the disk does not wait
+    /// ([`Disk::may_wait`](crate::disk::Disk::may_wait)): where the disk is memory, the group-commit thread would cost
+    /// more than the flush. Then nobody calls back: the log's durable end tells.
+    pub flush_in_append: bool,
 }
 
 impl Default for LogDirConfig {
@@ -112,6 +116,7 @@ impl Default for LogDirConfig {
             max_mapped_segments: None,
             max_open_logs: None,
             threads: true,
+            flush_in_append: false,
         }
     }
 }

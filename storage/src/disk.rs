@@ -141,6 +141,11 @@ pub trait Disk: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// Any error of the system, for one that has no such name.
     fn boot_id(&self) -> io::Result<String>;
+
+    /// Whether an operation may wait for a device now. A disk in memory whose operations nobody slows down does not.
+    fn may_wait(&self) -> bool {
+        true
+    }
 }
 
 /// A directory held for one process; dropping it lets go.

@@ -315,10 +315,11 @@ impl Log {
     fn count(&mut self, header: &BatchHeader) {
         let context = &self.shared.context;
         let size_bytes = header.size_bytes as u64;
-        self.shared.flush.add_bytes(size_bytes);
+        // The sum over all logs first: it is never less than a flush takes from it.
         context
             .writeback
             .appended(size_bytes, context.config.max_unflushed_bytes);
+        self.shared.flush.add_bytes(size_bytes);
         self.unsnapped_bytes += size_bytes;
         self.unflushed_records += u64::try_from(header.record_count).unwrap_or(0);
     }
@@ -331,6 +332,11 @@ impl Log {
             .is_some_and(|records| self.unflushed_records >= records);
         if policy.per_ack || enough {
             self.unflushed_records = 0;
+            let here = context.config.flush_in_append && !context.disk.may_wait();
+            if here && flush_log(context, &self.shared).is_ok() {
+                return;
+            }
+            // A failure has taken the directory offline, which that thread tells everybody.
             context.group_commit.request(&self.shared);
         } else if let Some(interval) = policy.interval {
             context.group_commit.request_after(&self.shared, interval);

@@ -74,6 +74,31 @@ async fn reflection_lists_the_services_and_their_files() {
     assert!(!names.iter().any(|n| n.contains("internal")), "{names:?}");
 }
 
+/// Older grpcurl asks for the older version.
+#[tokio::test]
+async fn reflection_is_there_in_its_older_version() {
+    use tonic_reflection::pb::v1alpha as older;
+
+    let process = ServeOptions::in_memory().start();
+    let broker = GrpcBroker::connect(process.grpc()).await;
+    let wanted = SERVICES[0].to_owned();
+    let request = older::ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(
+            older::server_reflection_request::MessageRequest::FileContainingSymbol(wanted),
+        ),
+    };
+    let mut client = older::server_reflection_client::ServerReflectionClient::new(broker.channel());
+    let answers = client.server_reflection_info(tokio_stream::once(request));
+    let answer = answers.await.unwrap().into_inner().next().await;
+    let answer = answer.unwrap().unwrap().message_response.unwrap();
+    let older::server_reflection_response::MessageResponse::FileDescriptorResponse(files) = answer
+    else {
+        panic!("{answer:?}")
+    };
+    assert!(!files.file_descriptor_proto.is_empty());
+}
+
 #[tokio::test]
 async fn health_serves_for_the_server_and_each_service() {
     let process = ServeOptions::in_memory().start();

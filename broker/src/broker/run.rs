@@ -28,7 +28,7 @@ use crate::error::BrokerError;
 use crate::metadata::{BrokerAddresses, BrokerRegistration, Limits, Quorum, QuorumConfig};
 use crate::metrics::Metrics;
 use crate::partition::Partitions;
-use crate::service::{Reconciler, Service};
+use crate::service::{ProducerIds, Reconciler, Service};
 
 /// How long calls in flight may take to finish when the broker stops.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -67,7 +67,7 @@ impl Run {
         let log_dir = open_log_dir(parts).await?;
         let existing = existing_logs(config, &log_dir).await?;
         let expect_existing = log_dir.was_clean() || !existing.is_empty();
-        let quorum = start_quorum(parts, &log_dir, expect_existing).await?;
+        let (quorum, producer_ids) = start_quorum(parts, &log_dir, expect_existing).await?;
         let partitions = Arc::new(Partitions::new(
             NodeId::new(config.node_id),
             Arc::clone(&log_dir),
@@ -90,14 +90,12 @@ impl Run {
             quorum: quorum.clone(),
             partitions,
             reconciler,
-            producer_ids: Default::default(),
+            producer_ids,
             faults: parts.faults.clone(),
             stop: stop.clone(),
         });
         let cut = CancellationToken::new();
-        let routes = crate::grpc::routes(&service, &stop)
-            .await
-            .map_err(|error| BrokerError::Ended(format!("the gRPC descriptors: {error}")))?;
+        let routes = crate::grpc::routes(&service, &stop).await;
         let calls = TaskTracker::new();
         let in_process = &parts.in_process;
         in_process.connect(routes.clone(), cut.clone(), calls.clone());
@@ -289,7 +287,7 @@ async fn start_quorum(
     parts: &Parts,
     log_dir: &Arc<LogDir>,
     expect_existing: bool,
-) -> Result<Quorum, BrokerError> {
+) -> Result<(Quorum, ProducerIds), BrokerError> {
     let failed = |error: &dyn std::error::Error| BrokerError::Metadata(error.to_string());
     let quorum = Quorum::start(quorum_config(&parts.config, log_dir, expect_existing))
         .await
@@ -302,12 +300,16 @@ async fn start_quorum(
         was_clean: log_dir.was_clean(),
         boot_id: log_dir.boot_id().to_owned(),
     };
-    if let Err(error) = quorum.register_broker(registration).await {
+    // Side by side, so that both go into one entry of the log: the first producer need not wait for a second.
+    let register = quorum.register_broker(registration);
+    let (registered, ids) = tokio::join!(register, quorum.allocate_producer_ids());
+    if let Err(error) = registered {
         // Its thread would hold the directory for a while.
         quorum.shutdown().await;
         return Err(failed(&error));
     }
-    Ok(quorum)
+    // Without them the first producer asks again, and is told why not.
+    Ok((quorum, ProducerIds::new(ids.unwrap_or_default())))
 }
 
 fn quorum_config(config: &Config, log_dir: &Arc<LogDir>, expect_existing: bool) -> QuorumConfig {
@@ -374,6 +376,7 @@ async fn open_log_dir(parts: &Parts) -> Result<Arc<LogDir>, BrokerError> {
         (None, Some(path)) => (Arc::new(OsDisk::new()), path.clone()),
         (memory, _) => {
             settings.reserve_bytes = 0;
+            settings.flush_in_append = true;
             let disk = memory.as_deref().cloned().unwrap_or_default();
             (Arc::new(disk), Path::new("/").to_owned())
         }

@@ -73,18 +73,17 @@ pub(super) fn refuse_all(operations: impl IntoIterator<Item = Operation>, error:
     }
 }
 
-/// `first` and those that wait behind it. A registration stands alone, because its broker epoch is the
-/// index of its entry, and two runs of one broker must not share it.
+/// `first` and those that wait behind it. A registration begins a batch, because its broker epoch is the index of its
+/// entry, and two runs of one broker must not share it.
 pub(super) fn take_batch(
     first: Operation,
     operations: &mut mpsc::Receiver<Operation>,
     held: &mut Option<Operation>,
 ) -> VecDeque<Operation> {
-    let alone = |operation: &Operation| matches!(operation.request, Request::RegisterBroker(_));
     let mut batch = VecDeque::from([first]);
-    while batch.len() < BATCH && !alone(&batch[0]) {
+    while batch.len() < BATCH {
         match operations.try_recv() {
-            Ok(next) if alone(&next) => {
+            Ok(next) if matches!(next.request, Request::RegisterBroker(_)) => {
                 *held = Some(next);
                 break;
             }
@@ -199,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn a_registration_stands_alone() {
+    fn a_registration_begins_a_batch() {
         let requests = vec![
             create("a".to_owned()),
             register(),
@@ -215,7 +214,7 @@ mod tests {
             sizes.push(take_batch(first, &mut operations, &mut held).len());
             next = held.take().or_else(|| operations.try_recv().ok());
         }
-        assert_eq!(sizes, [1, 1, 1, 2]);
+        assert_eq!(sizes, [1, 1, 3]);
     }
 
     #[test]

@@ -15,6 +15,8 @@ pub(crate) enum Event {
     Appended {
         /// The new log end offset.
         log_end: Offset,
+        /// The log's durable end offset, which the append may have moved: a disk in memory is flushed at once.
+        durable_end: Offset,
     },
     /// The leader's disk has everything below this offset for certain.
     Durable {
@@ -128,7 +130,13 @@ impl Progress {
     pub(crate) fn on(&mut self, now: Timestamp, event: Event) -> Result<Effects, OutOfOrder> {
         let (durable, high_watermark) = (self.durable_end, self.high_watermark);
         match event {
-            Event::Appended { log_end } => self.log_end = self.log_end.max(log_end),
+            Event::Appended {
+                log_end,
+                durable_end,
+            } => {
+                self.log_end = self.log_end.max(log_end);
+                self.durable_end = self.durable_end.max(durable_end.min(self.log_end));
+            }
             Event::Durable { durable_end } => {
                 self.durable_end = self.durable_end.max(durable_end.min(self.log_end));
             }
@@ -202,6 +210,14 @@ mod tests {
         Offset::new(offset)
     }
 
+    /// An append that the group-commit thread has yet to flush.
+    fn appended(log_end: i64) -> Event {
+        Event::Appended {
+            log_end: at(log_end),
+            durable_end: at(0),
+        }
+    }
+
     fn single(flush_per_ack: bool) -> Progress {
         Progress::new(LEADER, vec![LEADER], flush_per_ack, (at(0), at(0), at(0)))
     }
@@ -209,9 +225,7 @@ mod tests {
     #[test]
     fn a_single_replica_without_flush_shows_records_at_once() {
         let mut progress = single(false);
-        let effects = progress
-            .on(NOW, Event::Appended { log_end: at(5) })
-            .unwrap();
+        let effects = progress.on(NOW, appended(5)).unwrap();
         assert_eq!(
             effects,
             Effects {
@@ -224,12 +238,7 @@ mod tests {
     #[test]
     fn a_topic_that_flushes_per_ack_shows_nothing_before_its_disk_has_it() {
         let mut progress = single(true);
-        assert_eq!(
-            progress
-                .on(NOW, Event::Appended { log_end: at(5) })
-                .unwrap(),
-            Effects::default()
-        );
+        assert_eq!(progress.on(NOW, appended(5)).unwrap(), Effects::default());
         let effects = progress
             .on(NOW, Event::Durable { durable_end: at(3) })
             .unwrap();
@@ -243,16 +252,23 @@ mod tests {
     }
 
     #[test]
+    fn an_append_that_was_flushed_at_once_is_shown_at_once() {
+        let event = Event::Appended {
+            log_end: at(5),
+            durable_end: at(5),
+        };
+        let effects = single(true).on(NOW, event).unwrap();
+        assert_eq!(
+            (effects.durable, effects.high_watermark),
+            (Some(at(5)), Some(at(5)))
+        );
+    }
+
+    #[test]
     fn the_slowest_replica_in_sync_holds_the_high_watermark_back() {
         let mut progress =
             Progress::new(LEADER, vec![LEADER, FOLLOWER], false, (at(0), at(0), at(0)));
-        assert_eq!(
-            progress
-                .on(NOW, Event::Appended { log_end: at(9) })
-                .unwrap()
-                .high_watermark,
-            None
-        );
+        assert_eq!(progress.on(NOW, appended(9)).unwrap().high_watermark, None);
         let fetched = Event::FollowerFetched {
             node: FOLLOWER,
             end: at(4),
@@ -271,26 +287,16 @@ mod tests {
     #[test]
     fn a_switch_to_flush_per_ack_never_takes_back_what_was_shown() {
         let mut progress = single(false);
-        progress
-            .on(NOW, Event::Appended { log_end: at(5) })
-            .unwrap();
+        progress.on(NOW, appended(5)).unwrap();
         progress.on(NOW, Event::FlushPerAck(true)).unwrap();
         assert_eq!(progress.high_watermark(), at(5));
-        assert_eq!(
-            progress
-                .on(NOW, Event::Appended { log_end: at(8) })
-                .unwrap()
-                .high_watermark,
-            None
-        );
+        assert_eq!(progress.on(NOW, appended(8)).unwrap().high_watermark, None);
     }
 
     #[test]
     fn offsets_that_contradict_each_other_are_told_and_nobody_panics() {
         let mut progress = single(false);
-        progress
-            .on(NOW, Event::Appended { log_end: at(5) })
-            .unwrap();
+        progress.on(NOW, appended(5)).unwrap();
         let beyond = Event::LogStartMoved { log_start: at(6) };
         let error = progress.on(NOW, beyond).unwrap_err();
         assert!(error.to_string().contains("out of order"), "{error}");
@@ -308,7 +314,7 @@ mod tests {
             for (kind, offset) in events {
                 let before = progress.clone();
                 let event = match kind {
-                    0 => Event::Appended { log_end: at(offset) },
+                    0 => appended(offset),
                     1 => Event::Durable { durable_end: at(offset) },
                     2 => Event::FollowerFetched { node: FOLLOWER, end: at(offset) },
                     3 => Event::FlushPerAck(offset % 2 == 0),

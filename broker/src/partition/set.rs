@@ -24,6 +24,9 @@ use crate::partition::{Partition, PartitionSpec};
 const OPENING_THREADS: usize = 15;
 const PARTITIONS_PER_THREAD: usize = 16;
 
+/// The most partitions of an image that is applied where it is met.
+const APPLIED_AT_ONCE: u64 = 64;
+
 /// What stands at a partition's place.
 #[derive(Clone, Debug)]
 pub(crate) enum Slot {
@@ -244,6 +247,14 @@ impl Partitions {
                 }
             }
         }
+    }
+
+    /// Whether [`Partitions::apply`] takes no time worth a thread: the disk is memory, which nothing slows down, few
+    /// logs are to be opened, and none is likely to be deleted.
+    pub(crate) fn applies_at_once(&self, image: &Image) -> bool {
+        !self.log_dir.disk().may_wait()
+            && image.partition_count <= APPLIED_AT_ONCE
+            && image.topics.len() >= self.topics.read().len()
     }
 
     /// Makes the set equal to the image. May open, scan, repair and delete logs: not for a task that serves.

@@ -86,7 +86,12 @@ impl Partition {
         }
         let placed = log.append(batch, self.leader_epoch(), now)?;
         let log_end = placed.last_offset.plus(1);
-        let ready = self.advance(state, Event::Appended { log_end });
+        let durable_end = log.durable_end_offset();
+        let appended = Event::Appended {
+            log_end,
+            durable_end,
+        };
+        let ready = self.advance(state, appended);
         if let Some(broken) = self.broken() {
             return Ok((Err(broken.clone()), ready));
         }

@@ -13,6 +13,13 @@ use crate::service::{RequestContext, Service};
 #[derive(Debug, Default)]
 pub(crate) struct ProducerIds(Mutex<Range<i64>>);
 
+impl ProducerIds {
+    /// Begins with this block.
+    pub(crate) fn new(block: Range<i64>) -> Self {
+        Self(Mutex::new(block))
+    }
+}
+
 impl Service {
     /// A producer id that nobody else gets, with its first epoch (KIP-98).
     ///

@@ -61,6 +61,10 @@ async fn apply(
     partitions: Arc<Partitions>,
     image: Arc<crate::metadata::Image>,
 ) -> Result<(), String> {
+    if partitions.applies_at_once(&image) {
+        partitions.apply(&image);
+        return Ok(());
+    }
     let work = tokio::task::spawn_blocking(move || partitions.apply(&image));
     work.await
         .map_err(|error| format!("the partitions cannot follow the cluster's image: {error}"))

@@ -449,6 +449,10 @@ impl Disk for SimDisk {
             self.machine.boot.load(Ordering::Acquire)
         ))
     }
+
+    fn may_wait(&self) -> bool {
+        self.machine.faults.armed()
+    }
 }
 
 struct SimLock {

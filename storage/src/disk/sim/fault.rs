@@ -327,6 +327,11 @@ impl Faults {
         self.hurry.notify_all();
     }
 
+    /// Whether a rule or a hook may slow an operation down.
+    pub(super) fn armed(&self) -> bool {
+        self.armed.load(Ordering::Acquire)
+    }
+
     pub(super) fn count(&self, op: DiskOp) -> u64 {
         self.counts[op as usize].load(Ordering::Relaxed)
     }
@@ -348,7 +353,7 @@ impl Faults {
     /// As [`Faults::enter`], for callers that do part of the work when they fail.
     pub(super) fn decide(&self, op: DiskOp, path: &Path) -> Option<Hit> {
         self.counts[op as usize].fetch_add(1, Ordering::Relaxed);
-        if !self.armed.load(Ordering::Acquire) {
+        if !self.armed() {
             return None;
         }
         let hook = self.script.lock().hook.clone();
