@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use logweir_proto::grpc::v1::cluster_service_server::ClusterServiceServer;
 use logweir_proto::grpc::v1::fetch_service_server::FetchServiceServer;
-use logweir_proto::grpc::v1::produce_service_server::ProduceServiceServer;
 use logweir_proto::grpc::v1::topic_service_server::TopicServiceServer;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -29,8 +28,10 @@ mod fetch;
 mod framing;
 mod in_process;
 mod produce;
+mod produce_stream;
 mod records;
 mod reflection;
+mod requests;
 mod responses;
 mod status;
 mod topics;
@@ -39,6 +40,7 @@ use body::LimitsLayer;
 use budget::Budget;
 use connection::Connections;
 pub(crate) use in_process::InProcess;
+use produce_stream::ProduceServer;
 use responses::ResponseLimit;
 
 /// Bytes that may be on their way to one stream, and to one connection, before the peer has to wait.
@@ -72,11 +74,11 @@ pub(crate) async fn routes(service: &Arc<Service>, stop: &CancellationToken) -> 
     };
     reflection::add_to(Routes::default())
         .add_service(health().await)
-        .add_service(
-            ProduceServiceServer::new(handler.clone())
-                .max_decoding_message_size(max_request)
-                .max_encoding_message_size(max_response),
-        )
+        .add_service(ProduceServer::new(
+            handler.clone(),
+            max_request,
+            max_response,
+        ))
         .add_service(
             FetchServiceServer::new(handler.clone())
                 .max_decoding_message_size(max_small_request)

@@ -55,65 +55,7 @@ impl ProduceService for Handler {
         &self,
         request: Request<Streaming<v1::ProduceRequest>>,
     ) -> Result<Response<Self::ProduceStreamStream>, Status> {
-        let ctx = context(&request);
-        let charge = request.extensions().get::<Charge>().cloned();
-        let mut requests = request.into_inner();
-        let handler = self.clone();
-        let (sender, pending) = mpsc::channel::<Result<Begun, Status>>(MAX_PENDING);
-        let appending = async move {
-            loop {
-                // Room for the answer first: a client that reads no answers is not read from either.
-                let room = tokio::select! {
-                    () = ctx.cut() => return,
-                    room = tokio::time::timeout(UNREAD_TIMEOUT, sender.reserve()) => room,
-                };
-                let Ok(Ok(room)) = room else {
-                    return;
-                };
-                let next = tokio::select! {
-                    biased;
-                    // What came over a connection before it broke, and was not begun, is lost with it.
-                    () = ctx.cut() => return,
-                    () = handler.stop.cancelled() => {
-                        // What was sent and not read must not pass for stored.
-                        room.send(Err(shutting_down()));
-                        return;
-                    }
-                    next = requests.next() => next,
-                };
-                let begun = match next {
-                    None => return,
-                    Some(Ok(request)) => {
-                        let acks = request.acks;
-                        let mut begun = handler.begin(&ctx, request).await;
-                        if let Some(charge) = &charge {
-                            let keep = begun.as_ref().map_or(0, Begun::answer_bytes);
-                            let kept = charge.settle(keep);
-                            if let Ok(begun) = &mut begun {
-                                begun.kept = Some(kept);
-                            }
-                        }
-                        if acks == v1::Acks::None as i32 && begun.is_ok() {
-                            continue;
-                        }
-                        begun
-                    }
-                    Some(Err(status)) => Err(status),
-                };
-                let failed = begun.is_err();
-                room.send(begun);
-                if failed {
-                    return;
-                }
-            }
-        };
-        let answers = Answers::new(pending, appending).then(|begun| async {
-            match begun {
-                Ok(begun) => Ok(begun.finish().await),
-                Err(status) => Err(status),
-            }
-        });
-        Ok(Response::new(Box::pin(answers)))
+        Ok(Response::new(Box::pin(self.answers_to_stream(request))))
     }
 
     async fn init_producer_id(
@@ -178,6 +120,83 @@ impl Begun {
 }
 
 impl Handler {
+    /// Appends the requests of a stream in order; the answers to them, in the same order.
+    pub(super) fn answers_to_stream<S>(
+        &self,
+        request: Request<S>,
+    ) -> impl Stream<Item = Result<v1::ProduceResponse, Status>> + Send + use<S>
+    where
+        S: Stream<Item = Result<v1::ProduceRequest, Status>> + Send + Unpin + 'static,
+    {
+        let ctx = context(&request);
+        let charge = request.extensions().get::<Charge>().cloned();
+        let (sender, pending) = mpsc::channel(MAX_PENDING);
+        let handler = self.clone();
+        let requests = request.into_inner();
+        let appending = async move { handler.append_all(&ctx, charge, requests, sender).await };
+        Answers::new(pending, appending).then(|begun| async {
+            match begun {
+                Ok(begun) => Ok(begun.finish().await),
+                Err(status) => Err(status),
+            }
+        })
+    }
+
+    /// Appends requests one after the other, until they end, one fails, or the broker or the connection ends.
+    async fn append_all(
+        &self,
+        ctx: &RequestContext,
+        charge: Option<Charge>,
+        mut requests: impl Stream<Item = Result<v1::ProduceRequest, Status>> + Unpin,
+        sender: mpsc::Sender<Result<Begun, Status>>,
+    ) {
+        loop {
+            // Room for the answer first: a client that reads no answers is not read from either.
+            let room = tokio::select! {
+                () = ctx.cut() => return,
+                room = tokio::time::timeout(UNREAD_TIMEOUT, sender.reserve()) => room,
+            };
+            let Ok(Ok(room)) = room else {
+                return;
+            };
+            let next = tokio::select! {
+                biased;
+                // What came over a connection before it broke, and was not begun, is lost with it.
+                () = ctx.cut() => return,
+                () = self.stop.cancelled() => {
+                    // What was sent and not read must not pass for stored.
+                    room.send(Err(shutting_down()));
+                    return;
+                }
+                next = requests.next() => next,
+            };
+            let begun = match next {
+                None => return,
+                Some(Ok(request)) => {
+                    let acks = request.acks;
+                    let mut begun = self.begin(ctx, request).await;
+                    if let Some(charge) = &charge {
+                        let keep = begun.as_ref().map_or(0, Begun::answer_bytes);
+                        let kept = charge.settle(keep);
+                        if let Ok(begun) = &mut begun {
+                            begun.kept = Some(kept);
+                        }
+                    }
+                    if acks == v1::Acks::None as i32 && begun.is_ok() {
+                        continue;
+                    }
+                    begun
+                }
+                Some(Err(status)) => Err(status),
+            };
+            let failed = begun.is_err();
+            room.send(begun);
+            if failed {
+                return;
+            }
+        }
+    }
+
     /// Translates a request and has the service append it.
     async fn begin(
         &self,
