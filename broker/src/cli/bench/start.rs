@@ -24,6 +24,9 @@ use crate::config::{Config, ListenAddr};
 const MAX_LOG_BYTES: usize = 1 << 40;
 /// A record of that log.
 const LOG_RECORD_BYTES: usize = 64 << 10;
+/// Written right before each kill: nearly as much as a broker lets wait before it begins to flush, which is what it
+/// has to read again.
+const UNFLUSHED_BYTES: usize = 250 << 20;
 /// How often a broker with partitions or a log is started again.
 const RESTARTS: u16 = 5;
 
@@ -44,7 +47,8 @@ time anew:
   serve         the program `logweir serve` in an empty folder, to its ready line
   serve again   the same, in a folder that was closed in order
 With --partitions or --log-bytes it fills a broker, ends or kills it (as kill -9
-does), and measures how long `logweir serve` takes to be ready again.";
+does), and measures how long `logweir serve` takes to be ready again. A log
+that is killed has up to 250 MiB that were not flushed.";
 
 /// Measure how long a broker takes to start
 #[derive(Debug, Args)]
@@ -178,8 +182,7 @@ impl StartBench {
         let written = self.write(&client, bytes).await?;
         let wrote = began.elapsed();
         for _ in 0..self.iterations.min(RESTARTS) {
-            // Something new is not flushed each time.
-            self.write(&client, 8 << 20).await?;
+            self.write(&client, UNFLUSHED_BYTES.min(bytes)).await?;
             killed.add(blocking(|| broker.kill_and_restart())?);
             // It has another port now.
             client = Client::connect(&broker.address).await?;
