@@ -1,5 +1,5 @@
 //! The file of the metadata log: frames one after another, each written once and synced before anything
-//! it holds is acknowledged. `storage/FORMAT-metadata.md` describes every byte.
+//! it holds is acknowledged. `storage/FORMAT.md`, *Metadata*, describes every byte.
 //!
 //! What is told apart at the next start:
 //! * a *torn* frame: the last write, cut off by a crash before it was acknowledged. It is dropped.

@@ -1,5 +1,5 @@
 //! The snapshot file: the image at one entry of the log, whole, replaced by renaming.
-//! `storage/FORMAT-metadata.md` describes every byte.
+//! `storage/FORMAT.md`, *Metadata*, describes every byte.
 
 use std::io;
 use std::path::{Path, PathBuf};
