@@ -211,17 +211,14 @@ pub trait DiskFile: fmt::Debug + Send + Sync + 'static {
     fn map(&self, len: usize) -> io::Result<Mapping>;
 }
 
-/// The error for a directory that has an owner.
-fn locked(dir: &Path, owner: Option<u32>) -> io::Error {
+/// The error for a directory that has an owner. Names the owner only: whoever asked knows the directory.
+fn locked(owner: Option<u32>) -> io::Error {
     let owner = match owner {
         Some(pid) if pid == std::process::id() => format!("this process (pid {pid})"),
         Some(pid) => format!("the process with pid {pid}"),
         None => "another process".to_owned(),
     };
-    io::Error::new(
-        io::ErrorKind::WouldBlock,
-        format!("{} is in use by {owner}", dir.display()),
-    )
+    io::Error::new(io::ErrorKind::WouldBlock, format!("{owner} has it"))
 }
 
 /// Writes a small file whole: under a temporary name, synced, renamed, and the directory synced, so

@@ -68,9 +68,14 @@ impl LogDir {
     ) -> Result<Arc<Self>, OpenError> {
         let paths = DirPaths::new(path);
         make_durable_dir(disk.as_ref(), &paths).map_err(OpenError::io(path))?;
-        let lock = disk.lock_dir(path).map_err(|source| OpenError::Locked {
-            path: path.to_path_buf(),
-            source,
+        let lock = disk.lock_dir(path).map_err(|source| {
+            let path = path.to_path_buf();
+            // Anything else, such as a lock file that may not be written, says nothing of another process.
+            if source.kind() == std::io::ErrorKind::WouldBlock {
+                OpenError::Locked { path, source }
+            } else {
+                OpenError::Io { path, source }
+            }
         })?;
         let directory_id = identity::load_or_create(disk.as_ref(), &paths)?;
         let (points, was_clean) = load_points(disk.as_ref(), &paths, directory_id)?;

@@ -141,7 +141,7 @@ impl Disk for OsDisk {
             Ok(()) => {}
             Err(e) if e == rustix::io::Errno::WOULDBLOCK => {
                 let owner = fs::read_to_string(&path).unwrap_or_default();
-                return Err(super::locked(dir, owner.trim().parse().ok()));
+                return Err(super::locked(owner.trim().parse().ok()));
             }
             Err(e) => return Err(at(&e.into(), "lock", &path)),
         }

@@ -411,7 +411,7 @@ impl Disk for SimDisk {
         }
         let mut locks = self.machine.locks.lock();
         if locks.held.contains_key(dir) {
-            return Err(super::locked(dir, Some(std::process::id())));
+            return Err(super::locked(Some(std::process::id())));
         }
         let path = dir.join(LOCK_FILE);
         let live = match names.file(&path)? {
