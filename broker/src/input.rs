@@ -1,6 +1,6 @@
 //! What `logweir produce` and fixtures are read from: lines, JSON lines or CSV, one record after another with its line number.
 //!
-//! Memory is bounded by `max_record_bytes` whatever the input holds. The value is always the input's own
+//! Memory is bounded by the [`Limit`] whatever the input holds. The value is always the input's own
 //! bytes; nothing is trimmed, unquoted or re-encoded except where a format says so.
 
 use std::fmt;
@@ -71,6 +71,38 @@ pub(crate) enum Format {
     Csv(CsvOptions),
 }
 
+/// How long a record may be, and who is told what is wrong.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limit {
+    /// The most bytes of a record, without its line's ending.
+    pub(crate) bytes: usize,
+    /// Flags are named as a way out: a program that reads a fixture has none to change.
+    pub(crate) has_flags: bool,
+}
+
+impl Limit {
+    fn exceeded(self) -> String {
+        let advice = if self.has_flags {
+            "; raise --max-record-bytes if that is right"
+        } else {
+            ", the most that is read as one record"
+        };
+        format!("is longer than {} bytes{advice}", self.bytes)
+    }
+
+    fn exceeded_in_quotes(self) -> String {
+        let advice = if self.has_flags {
+            ", or raise --max-record-bytes"
+        } else {
+            ""
+        };
+        format!(
+            "the quote opened on this line is not closed within {} bytes; close it{advice}",
+            self.bytes
+        )
+    }
+}
+
 /// The records of an input, in order.
 pub(crate) struct Input<R> {
     source: Source<R>,
@@ -88,15 +120,11 @@ impl<R: BufRead> Input<R> {
     ///
     /// # Errors
     /// [`InputError::Stop`] if the header row is missing or does not have the key column.
-    pub(crate) fn new(
-        reader: R,
-        format: &Format,
-        max_record_bytes: usize,
-    ) -> Result<Self, InputError> {
+    pub(crate) fn new(reader: R, format: &Format, limit: Limit) -> Result<Self, InputError> {
         let mut source = Source {
             reader,
             line: 1,
-            max_record_bytes,
+            limit,
         };
         source.skip_byte_order_mark(format)?;
         let kind = match format {
@@ -121,7 +149,7 @@ impl<R: BufRead> Input<R> {
                 match self.source.next_line().transpose()? {
                     Ok((_, text)) if text.trim_ascii().is_empty() => {}
                     Ok((line, text)) => {
-                        let record = jsonl::parse(&text);
+                        let record = jsonl::parse(&text, self.source.limit.has_flags);
                         return Some(match record {
                             Ok(record) => Ok(InputRecord { line, ..record }),
                             Err(reason) => Err(InputError::Record { line, reason }),
@@ -178,7 +206,7 @@ struct Source<R> {
     reader: R,
     /// The line that the next byte is on, from 1.
     line: u64,
-    max_record_bytes: usize,
+    limit: Limit,
 }
 
 impl<R: BufRead> Source<R> {
@@ -215,7 +243,7 @@ impl<R: BufRead> Source<R> {
         let line = self.line;
         let mut text = Vec::new();
         // Two more bytes than a record may have: its line ending.
-        let limit = u64::try_from(self.max_record_bytes)
+        let limit = u64::try_from(self.limit.bytes)
             .unwrap_or(u64::MAX)
             .saturating_add(2);
         let read = (&mut self.reader).take(limit).read_until(b'\n', &mut text);
@@ -227,14 +255,11 @@ impl<R: BufRead> Source<R> {
             self.line += 1;
         }
         strip_line_ending(&mut text);
-        if text.len() > self.max_record_bytes {
+        if text.len() > self.limit.bytes {
             if !whole {
                 self.skip_line()?;
             }
-            let reason = format!(
-                "is longer than {} bytes; raise --max-record-bytes if that is right",
-                self.max_record_bytes
-            );
+            let reason = self.limit.exceeded();
             return Err(InputError::Record { line, reason });
         }
         Ok(Some((line, text)))

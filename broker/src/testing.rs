@@ -15,7 +15,7 @@ use bytes::Bytes;
 use logweir_client::{ConsumerRecord, Offset, ProducerRecord, RecordHeader, StartAt, Timestamp};
 
 use crate::clock::sleep;
-use crate::input::{CsvOptions, Format, Input, InputError};
+use crate::input::{CsvOptions, Format, Input, InputError, Limit};
 use crate::{Broker, BrokerError, Config, ListenAddr};
 
 /// The longest pause between two looks at a condition.
@@ -148,8 +148,11 @@ async fn produce_all(
     format: &Format,
 ) -> Result<u64> {
     let unreadable = |error: InputError| Error::Fixture(error.to_string());
-    let mut input = Input::new(BufReader::new(fixture), format, MAX_FIXTURE_RECORD_BYTES)
-        .map_err(unreadable)?;
+    let limit = Limit {
+        bytes: MAX_FIXTURE_RECORD_BYTES,
+        has_flags: false,
+    };
+    let mut input = Input::new(BufReader::new(fixture), format, limit).map_err(unreadable)?;
     let producer = broker.client()?.producer()?;
     let mut sent = 0;
     while let Some(record) = next(&mut input, topic).map_err(unreadable)? {
@@ -243,6 +246,21 @@ mod tests {
         let wrong = produce_csv(&broker, "orders", csv.as_bytes(), "idd").await;
         let wrong = wrong.expect_err("no such column").to_string();
         assert!(wrong.contains("id"), "{wrong}");
+        // It told programs to raise a flag of a command line that they do not have.
+        let long = format!("id,state\n7,{}\n", "x".repeat(MAX_FIXTURE_RECORD_BYTES));
+        for open_quote in ["", "\n8,\""] {
+            let csv = long.replacen("\n7,", &format!("{open_quote}\n7,"), 1);
+            let wrong = produce_csv(&broker, "orders", csv.as_bytes(), "id").await;
+            let wrong = wrong.expect_err("it is too long").to_string();
+            assert!(
+                wrong.contains("line 2") && wrong.contains("16777216 bytes"),
+                "{wrong}"
+            );
+            assert!(!wrong.contains("--"), "{wrong}");
+        }
+        let wrong = produce_jsonl(&broker, "lines", "{\"key\":1}\n".as_bytes()).await;
+        let wrong = wrong.expect_err("there is no value").to_string();
+        assert!(wrong.contains("value") && !wrong.contains("--"), "{wrong}");
         broker.shutdown().await.expect("stops");
     }
 

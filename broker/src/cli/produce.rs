@@ -24,7 +24,8 @@ use super::flag_values;
 use super::interrupt::Interrupt;
 use super::output::print_json;
 use super::progress::{Progress, rate};
-use crate::input::{CsvOptions, Format, InputError, InputRecord};
+use crate::input::{CsvOptions, Format, InputError, InputRecord, Limit};
+use crate::words::counted;
 
 mod outcomes;
 mod reading;
@@ -166,7 +167,11 @@ impl ProduceCommand {
         let interrupt = Interrupt::listen()?;
         let progress = Progress::new(length, self.quiet);
         let started = Instant::now();
-        let chunks = reading::start(reader, format, self.max_record_bytes)?;
+        let limit = Limit {
+            bytes: self.max_record_bytes,
+            has_flags: true,
+        };
+        let chunks = reading::start(reader, format, limit)?;
         let stop = CancellationToken::new();
         let (sent, waiting) = mpsc::channel(OUTCOMES_AHEAD);
         let watching = tokio::spawn(outcomes::watch(waiting, progress.clone(), stop.clone()));

@@ -133,7 +133,7 @@ mod tests {
     use logweir_proto::{Offset, Timestamp};
 
     use super::*;
-    use crate::input::{Format, Input};
+    use crate::input::{Format, Input, Limit};
 
     fn record(key: Option<&'static [u8]>, value: Option<&'static [u8]>) -> Record {
         Record {
@@ -212,7 +212,11 @@ mod tests {
         RecordFormat::Json
             .write(&mut line, "t", 3, &original)
             .unwrap();
-        let mut input = Input::new(line.as_slice(), &Format::Jsonl, 1_000)
+        let limit = Limit {
+            bytes: 1_000,
+            has_flags: true,
+        };
+        let mut input = Input::new(line.as_slice(), &Format::Jsonl, limit)
             .ok()
             .unwrap();
         let again = input.next_record().unwrap().ok().unwrap();

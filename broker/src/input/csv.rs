@@ -269,7 +269,7 @@ fn next_row<R: BufRead>(
         if end.is_some() {
             strip_line_ending(&mut row.bytes);
         }
-        if row.bytes.len() > source.max_record_bytes {
+        if row.bytes.len() > source.limit.bytes {
             return Err(too_long(source, &row, state, quote_line, end.is_some())?);
         }
         if end.is_some() {
@@ -313,22 +313,17 @@ fn too_long<R: BufRead>(
     quote_line: u64,
     whole: bool,
 ) -> Result<InputError, InputError> {
-    let limit = source.max_record_bytes;
     if state == State::Quoted && !whole {
-        let reason = format!(
-            "the quote opened on this line is not closed within {limit} bytes; close it, or raise --max-record-bytes"
-        );
         return Ok(InputError::Stop {
             line: quote_line,
-            reason,
+            reason: source.limit.exceeded_in_quotes(),
         });
     }
     if !whole {
         source.skip_line()?;
     }
-    let reason = format!("is longer than {limit} bytes; raise --max-record-bytes if that is right");
     Ok(InputError::Record {
         line: row.line,
-        reason,
+        reason: source.limit.exceeded(),
     })
 }

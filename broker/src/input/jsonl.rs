@@ -53,16 +53,20 @@ fn present<'de: 'a, 'a, D: Deserializer<'de>>(
     <&RawValue>::deserialize(deserializer).map(Some)
 }
 
-/// Reads one line into a record (its line number is the caller's to set).
+/// Reads one line into a record (its line number is the caller's to set). `has_flags` as in [`Limit`](super::Limit).
 ///
 /// # Errors
 /// What is wrong with the line, in words.
-pub(crate) fn parse(text: &[u8]) -> Result<InputRecord, String> {
+pub(crate) fn parse(text: &[u8], has_flags: bool) -> Result<InputRecord, String> {
     let line: Line<'_> = serde_json::from_slice(text).map_err(|error| in_words(&error))?;
     let key = choose("key", line.key, line.key_base64)?.flatten();
     let value = choose("value", line.value, line.value_base64)?.ok_or_else(|| {
-        "has no \"value\"; say null for a tombstone, or --format lines to send whole lines"
-            .to_owned()
+        let or_lines = if has_flags {
+            ", or --format lines to send whole lines"
+        } else {
+            ""
+        };
+        format!("has no \"value\"; say null for a tombstone{or_lines}")
     })?;
     let headers = line.headers.map(headers).transpose()?.unwrap_or_default();
     if line.timestamp.is_some_and(|ms| ms < 0) {

@@ -23,7 +23,11 @@ fn csv(key: Option<&str>) -> Format {
 fn read(input: &[u8], format: &Format, max: usize) -> (Vec<InputRecord>, Vec<String>) {
     let mut records = Vec::new();
     let mut errors = Vec::new();
-    let mut input = match Input::new(BufReader::with_capacity(3, input), format, max) {
+    let limit = Limit {
+        bytes: max,
+        has_flags: true,
+    };
+    let mut input = match Input::new(BufReader::with_capacity(3, input), format, limit) {
         Ok(input) => input,
         Err(error) => return (records, vec![format!("stop {error}")]),
     };

@@ -4,7 +4,7 @@ use std::io::{BufReader, Read};
 
 use tokio::sync::mpsc;
 
-use crate::input::{Format, Input, InputError, InputRecord};
+use crate::input::{Format, Input, InputError, InputRecord, Limit};
 
 /// Records handed over at once, and how many such hands may wait: bounds of what is read ahead.
 const CHUNK_RECORDS: usize = 512;
@@ -24,7 +24,7 @@ pub(super) struct Chunk {
 pub(super) fn start(
     reader: Box<dyn Read + Send>,
     format: Format,
-    max_record_bytes: usize,
+    limit: Limit,
 ) -> std::io::Result<mpsc::Receiver<Chunk>> {
     let (chunks, receiver) = mpsc::channel(CHUNKS_AHEAD);
     // A thread of its own and not the runtime's: nothing can interrupt a read, and the program must be able to end.
@@ -32,7 +32,7 @@ pub(super) fn start(
         .name("input".to_owned())
         .spawn(move || {
             let reader = BufReader::with_capacity(BUFFER_BYTES, reader);
-            read(reader, &format, max_record_bytes, &chunks);
+            read(reader, &format, limit, &chunks);
         })?;
     Ok(receiver)
 }
@@ -40,11 +40,11 @@ pub(super) fn start(
 fn read(
     reader: BufReader<Box<dyn Read + Send>>,
     format: &Format,
-    max_record_bytes: usize,
+    limit: Limit,
     chunks: &mpsc::Sender<Chunk>,
 ) {
     let mut chunk = Chunk::default();
-    let mut input = match Input::new(reader, format, max_record_bytes) {
+    let mut input = match Input::new(reader, format, limit) {
         Ok(input) => input,
         Err(error) => {
             chunk.records.push(Err(error));
