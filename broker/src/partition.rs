@@ -200,7 +200,8 @@ impl Partition {
                 format!(
                     "cannot delete below offset {before}: the high watermark is {high_watermark}"
                 ),
-            ));
+            )
+            .hint("give an offset from 0 to the high watermark, or latest for all there is"));
         }
         let planned = state.log()?.plan_delete_before(before)?;
         drop(state);

@@ -140,7 +140,8 @@ impl DeleteRecordsCommand {
         }
         if matches!(self.before, Position::Offset(_)) && self.partition.is_empty() {
             return Err(usage(
-                "--before OFFSET needs --partition: offsets of different partitions have nothing to do with each other",
+                "--before OFFSET needs --partition: offsets of different partitions have nothing to do with each other; \
+                 --before latest or a TIME goes for all of them",
             ));
         }
         let admin = self.server.connect().await?.admin();
