@@ -15,6 +15,8 @@ use parking_lot::Mutex;
 pub use disk::DiskFault;
 use disk::DiskFaults;
 
+use crate::words::counted;
+
 mod disk;
 
 /// Used-up faults that are kept for the report.
@@ -250,7 +252,12 @@ pub struct FaultReport {
 
 impl fmt::Display for FaultReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: happened {} times", self.description, self.fired)
+        write!(
+            f,
+            "{}: happened {}",
+            self.description,
+            counted(self.fired, "time")
+        )
     }
 }
 

@@ -35,6 +35,7 @@ mod metrics;
 mod partition;
 mod service;
 pub mod testing;
+mod words;
 
 pub use blocking::BlockingBroker;
 pub use broker::Broker;

@@ -14,6 +14,8 @@ use crate::faults::{Api, Faults};
 use crate::metadata::{Image, Quorum};
 use crate::metrics::Metrics;
 use crate::partition::Partitions;
+#[cfg(feature = "http")]
+use crate::words::counted;
 
 mod context;
 mod faults;
@@ -88,7 +90,8 @@ impl Service {
         match self.partitions.offline_count() {
             0 => None,
             count => Some(format!(
-                "{count} partitions cannot be served; the log says why"
+                "{} cannot be served; the log says why",
+                counted(count, "partition")
             )),
         }
     }

@@ -18,6 +18,7 @@ use super::output::{OutputArgs, OutputFormat, human_bytes};
 use super::record_output::write_bare_json;
 use super::time::format_timestamp;
 use crate::metadata::inspect::{Inspected, inspect, is_metadata};
+use crate::words::counted;
 
 /// A batch is not unpacked beyond this.
 const MAX_UNPACKED_BYTES: usize = 1 << 30;
@@ -175,7 +176,7 @@ impl DumpCommand {
             });
             writeln!(out, "{summary}")?;
         } else if !json {
-            writeln!(out, "  sound: {} entries", items.len())?;
+            writeln!(out, "  sound: {}", counted(items.len(), "entry"))?;
         }
         Ok(())
     }
@@ -253,13 +254,13 @@ impl Totals {
     fn describe(&self, kind: FileKind) -> String {
         match (kind, self.offsets) {
             (FileKind::Segment, Some((first, next))) => format!(
-                "{} records from offset {first} to {} in {}",
-                self.records,
+                "{} from offset {first} to {} in {}",
+                counted(self.records, "record"),
                 next - 1,
                 human_bytes(self.bytes)
             ),
             (FileKind::Segment, None) => "no records".to_owned(),
-            _ => format!("{} entries", self.items),
+            _ => counted(self.items, "entry"),
         }
     }
 }
@@ -267,7 +268,9 @@ impl Totals {
 fn item_line(item: &Item) -> String {
     match item {
         Item::Batch { position, header } => batch_line(*position, header),
-        Item::Zeroes { position, len } => format!("@{position} {len} bytes reserved, not used"),
+        Item::Zeroes { position, len } => {
+            format!("@{position} {} reserved, not used", counted(*len, "byte"))
+        }
         Item::IndexEntry {
             offset,
             position,
@@ -275,7 +278,8 @@ fn item_line(item: &Item) -> String {
             append_time,
             max_timestamp_before,
         } => format!(
-            "offset {offset} @{position}, {records_before} records before, appended {}, largest timestamp before {}",
+            "offset {offset} @{position}, {} before, appended {}, largest timestamp before {}",
+            counted(*records_before, "record"),
             format_timestamp(*append_time),
             format_timestamp(*max_timestamp_before)
         ),
@@ -295,7 +299,8 @@ fn item_line(item: &Item) -> String {
                 .unwrap_or_default();
             let seen = format_timestamp(*last_seen);
             format!(
-                "producer {producer_id} epoch {epoch}, {batches} batches known{last}, seen {seen}{open}"
+                "producer {producer_id} epoch {epoch}, {} known{last}, seen {seen}{open}",
+                counted(*batches, "batch")
             )
         }
         Item::LeaderEpoch {
@@ -311,7 +316,8 @@ fn item_line(item: &Item) -> String {
         } => {
             let clean = if *clean { ", closed cleanly" } else { "" };
             format!(
-                "topic {topic_id} partition {partition}: offset {offset}, {truncations} truncations{clean}"
+                "topic {topic_id} partition {partition}: offset {offset}, {}{clean}",
+                counted(*truncations, "truncation")
             )
         }
         Item::Field { name, value } => format!("{name}: {value}"),
@@ -325,7 +331,7 @@ fn batch_line(position: u64, header: &BatchHeader) -> String {
         "@{position} offsets {}..={}, {} records, {} bytes, {}, epoch {}, {}",
         header.base_offset,
         header.last_offset(),
-        header.record_count,
+        counted(header.record_count, "record"),
         header.size_bytes,
         attributes.compression(),
         header.leader_epoch,

@@ -10,6 +10,7 @@ use super::exit::{Exit, usage};
 use super::output::{OutputArgs, OutputFormat, Rows, print_json};
 use super::time::{Position, format_timestamp};
 use crate::clock::Clock;
+use crate::words::counted;
 
 /// Partitions of one look-up request.
 const LOOK_UP_CHUNK: usize = 5_000;

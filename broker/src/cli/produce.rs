@@ -385,19 +385,15 @@ impl ProduceCommand {
         if let Some(reason) = &tally.fatal {
             let others = tally.failed.saturating_sub(1);
             let more = if others > 0 {
-                format!(" ({others} other records failed)")
+                format!(" ({} failed)", counted(others, "other record"))
             } else {
                 String::new()
             };
             anyhow::bail!("stopped at {reason}{more}");
         }
         if tally.failed > 0 {
-            let (records, were) = if tally.failed == 1 {
-                ("record", "was")
-            } else {
-                ("records", "were")
-            };
-            eprintln!("{} {records} {were} not stored", tally.failed);
+            let were = if tally.failed == 1 { "was" } else { "were" };
+            eprintln!("{} {were} not stored", counted(tally.failed, "record"));
         }
         if let Some(exit) = interrupted {
             return Ok(exit);

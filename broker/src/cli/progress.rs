@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use indicatif::{BinaryBytes, HumanCount, ProgressBar, ProgressState, ProgressStyle};
 
+use crate::words::counted;
+
 /// How often the display is drawn while nothing happens.
 const TICK: Duration = Duration::from_millis(200);
 
@@ -93,10 +95,9 @@ impl Counts {
 
 /// `336,776 records, 29.6 MiB, 280,000 records/s, 24.7 MiB/s`.
 pub(super) fn rate(records: u64, bytes: u64, elapsed: Duration) -> String {
-    let plural = if records == 1 { "" } else { "s" };
     let mut text = format!(
-        "{} record{plural}, {}",
-        HumanCount(records),
+        "{}, {}",
+        counted(HumanCount(records), "record"),
         BinaryBytes(bytes)
     );
     let millis = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);

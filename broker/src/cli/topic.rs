@@ -13,6 +13,7 @@ use super::connection::ServerArgs;
 use super::exit::{Exit, in_words, usage};
 use super::output::{OutputArgs, OutputFormat, Rows, human_bytes, print_json, print_line};
 use crate::config::{nearest, topic_setting};
+use crate::words::counted;
 
 const CREATE_EXAMPLES: &str = "\
 Examples:
@@ -254,7 +255,6 @@ impl Describe {
             return Ok(());
         }
         let gap = if index > 0 { "\n" } else { "" };
-        let plural = if topic.partitions.len() == 1 { "" } else { "s" };
         let size: u64 = topic
             .partitions
             .iter()
@@ -262,9 +262,9 @@ impl Describe {
             .map(|o| o.size_bytes)
             .sum();
         print_line(&format!(
-            "{gap}{}: {} partition{plural}, {}, id {}",
+            "{gap}{}: {}, {}, id {}",
             topic.name,
-            topic.partitions.len(),
+            counted(topic.partitions.len(), "partition"),
             human_bytes(size),
             topic.id
         ))?;
@@ -402,14 +402,8 @@ impl Delete {
 
 /// Says what was done on standard error, or gives the topic as JSON on standard output.
 fn tell_summary(done: &str, topic: &TopicSummary, output: OutputFormat) -> anyhow::Result<()> {
-    let replicas = match topic.replication_factor {
-        1 => "1 replica".to_owned(),
-        n => format!("{n} replicas"),
-    };
-    let partitions = match topic.partitions {
-        1 => "1 partition".to_owned(),
-        n => format!("{n} partitions"),
-    };
+    let replicas = counted(topic.replication_factor, "replica");
+    let partitions = counted(topic.partitions, "partition");
     match output {
         OutputFormat::Table => eprintln!("{done} {}: {partitions}, {replicas}", topic.name),
         OutputFormat::Json => print_json(&summary_json(topic))?,

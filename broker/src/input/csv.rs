@@ -10,6 +10,7 @@ use bytes::Bytes;
 
 use super::{InputError, InputRecord, Source, strip_line_ending};
 use crate::config::nearest;
+use crate::words::counted;
 
 /// More columns than any table has; the header of something that is no table is refused here.
 const MAX_COLUMNS: usize = 65_536;
@@ -101,8 +102,9 @@ impl Rows {
             }
             if row.cells != self.columns {
                 let reason = format!(
-                    "has {} cells, but the header has {}; look for a separator or quote that is not quoted",
-                    row.cells, self.columns
+                    "has {}, but the header has {}; look for a separator or quote that is not quoted",
+                    counted(row.cells, "cell"),
+                    self.columns
                 );
                 return Err(InputError::Record {
                     line: row.line,

@@ -181,7 +181,7 @@ fn a_ragged_row_is_named_and_the_next_one_is_read() {
         [(2, Some("a"), "a,1"), (6, Some("d"), "d,4")]
     );
     assert_eq!(errors.len(), 2, "{errors:?}");
-    assert!(errors[0].starts_with("line 3: has 1 cells"), "{errors:?}");
+    assert!(errors[0].starts_with("line 3: has 1 cell,"), "{errors:?}");
     assert!(errors[1].starts_with("line 4: has 3 cells"), "{errors:?}");
 }
 

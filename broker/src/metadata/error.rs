@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use logweir_proto::{ErrorCode, NodeId};
 
+use crate::words::counted;
+
 /// Why an operation on the metadata did not happen (or, for [`MetadataError::Interrupted`], may not have).
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -47,7 +49,7 @@ pub(crate) enum MetadataError {
         name: String,
     },
     /// The number of partitions is out of range.
-    #[error("{partitions} partitions are not possible: {reason}")]
+    #[error("{} not possible: {reason}", counted(*partitions, "partition"))]
     InvalidPartitions {
         /// The number as given.
         partitions: i32,
@@ -56,7 +58,8 @@ pub(crate) enum MetadataError {
     },
     /// The replication factor is out of range.
     #[error(
-        "a replication factor of {replication_factor} is not possible: {available} brokers are available"
+        "a replication factor of {replication_factor} is not possible with {}",
+        counted(*available, "available broker")
     )]
     InvalidReplicationFactor {
         /// The factor as given.

@@ -271,7 +271,7 @@ impl Service {
         Err(ApiError::new(
             ErrorCode::NotEnoughReplicas,
             format!(
-                "{} replicas are in sync, min.insync.replicas is {needed}",
+                "replicas in sync: {}, min.insync.replicas is {needed}",
                 placed.isr.len()
             ),
         ))

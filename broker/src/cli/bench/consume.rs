@@ -16,6 +16,7 @@ use super::load::{self, LoadArgs, Schedule, Values};
 use super::report::{Report, ReportArgs, human_rate, per_second};
 use super::subject::SubjectArgs;
 use super::topic::TopicArgs;
+use crate::words::counted;
 
 const HELP: &str = "\
 Examples:
@@ -140,8 +141,8 @@ impl Read {
             rate,
             "read",
             format!(
-                "{} records, {} in {}: {} records/s",
-                HumanCount(self.records),
+                "{}, {} in {}: {} records/s",
+                counted(HumanCount(self.records), "record"),
                 BinaryBytes(self.bytes),
                 short(elapsed),
                 human_rate(rate)

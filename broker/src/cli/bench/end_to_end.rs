@@ -17,6 +17,7 @@ use super::report::{Report, ReportArgs, human_rate, per_second};
 use super::subject::SubjectArgs;
 use super::topic::TopicArgs;
 use super::{Rate, produce, rate};
+use crate::words::counted;
 
 /// How long the last records may take to arrive after the last acknowledgement.
 const ARRIVAL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -100,8 +101,8 @@ impl LatencyBench {
             rate,
             "arrived",
             format!(
-                "{} records: {} records/s",
-                indicatif::HumanCount(arrived),
+                "{}: {} records/s",
+                counted(indicatif::HumanCount(arrived), "record"),
                 human_rate(rate)
             ),
         );

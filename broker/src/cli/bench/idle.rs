@@ -17,6 +17,7 @@ use super::process;
 use super::report::{Report, ReportArgs};
 use super::run_time;
 use super::subject::{SpawnOptions, Spawned};
+use crate::words::counted;
 
 /// The topic that has the partitions.
 const TOPIC: &str = "idle";
@@ -134,9 +135,9 @@ impl IdleBench {
             self.partitions,
             "partitions",
             format!(
-                "{}, {} records in each, made in {}",
+                "{}, {} in each, made in {}",
                 HumanCount(self.partitions.unsigned_abs().into()),
-                self.records_each,
+                counted(self.records_each, "record"),
                 short(filled)
             ),
         );

@@ -14,6 +14,7 @@ use super::report::{Report, ReportArgs, human_rate, per_second, to_f64};
 use super::subject::SubjectArgs;
 use super::topic::TopicArgs;
 use super::{Rate, rate};
+use crate::words::counted;
 
 const HELP: &str = "\
 Examples:
@@ -71,7 +72,10 @@ impl ProduceBench {
         report.print(self.report)?;
         let failed = tally.failed > 0;
         if let Some(error) = tally.first_error {
-            eprintln!("{} records failed; the first: {error}", tally.failed);
+            eprintln!(
+                "{} failed; the first: {error}",
+                counted(tally.failed, "record")
+            );
         }
         subject.end()?;
         let outcome = if failed { Exit::Partial } else { Exit::Done };
@@ -93,8 +97,8 @@ pub(super) fn tell(tally: &Tally, record_bytes: u64, report: &mut Report) {
         rate,
         "acknowledged",
         format!(
-            "{} records, {} in {}: {} records/s",
-            indicatif::HumanCount(tally.delivered),
+            "{}, {} in {}: {} records/s",
+            counted(indicatif::HumanCount(tally.delivered), "record"),
             BinaryBytes(bytes),
             short(Duration::from_secs_f64(seconds)),
             human_rate(rate)
