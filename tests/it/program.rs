@@ -166,41 +166,87 @@ fn consume_begins_and_ends_where_it_is_told() {
     assert_eq!(call(&broker, &follow).succeed().lines().count(), 20);
 }
 
-#[test]
-fn exit_codes_and_messages_tell_what_to_do() {
-    let broker = ServeOptions::in_memory()
+/// Runs a command that must end with this code and say these words, and not panic.
+fn check_end(broker: &BrokerProcess, arguments: &[&str], code: i32, words: &str) {
+    let Finished {
+        code: found,
+        stderr,
+        ..
+    } = call(broker, arguments).run();
+    assert_eq!(found, Some(code), "{arguments:?}: {stderr}");
+    assert!(stderr.contains(words), "{arguments:?}: {stderr}");
+    assert!(!stderr.contains("panicked"), "{arguments:?}: {stderr}");
+}
+
+fn without_auto_creation() -> BrokerProcess {
+    ServeOptions::in_memory()
         .args(&["--set", "topics.auto_create_topics_enable=false"])
-        .start();
-    let check = |arguments: &[&str], code: i32, words: &str| {
-        let finished = call(&broker, arguments).run();
-        assert_eq!(
-            finished.code,
-            Some(code),
-            "{arguments:?}: {}",
-            finished.stderr
-        );
-        assert!(
-            finished.stderr.contains(words),
-            "{arguments:?}: {}",
-            finished.stderr
-        );
-        assert!(
-            !finished.stderr.contains("panicked"),
-            "{arguments:?}: {}",
-            finished.stderr
-        );
+        .start()
+}
+
+/// Unknown partitions and settings to unset were wrong usage, unknown topics were not.
+#[test]
+fn what_is_not_there_is_the_same_failure_whatever_kind_of_thing_it_is() {
+    let broker = without_auto_creation();
+    let check = |line: &str, words: &str| {
+        let arguments: Vec<&str> = line.split(' ').collect();
+        check_end(&broker, &arguments, 1, words);
     };
-    check(&["consume", "absent"], 1, "absent");
-    check(&["topic", "describe", "absent"], 1, "absent");
-    check(&["topic", "create", "bad name"], 1, "bad name");
-    check(&["produce"], 2, "TOPIC");
-    check(&["consum", "t"], 2, "consume");
+    call(&broker, &["topic", "create", "t"]).succeed();
+    check("consume absent", "absent");
+    check("offsets absent", "absent");
+    check("topic describe absent", "absent");
+    check("topic delete absent", "absent");
+    check("topic expand absent --partitions 2", "absent");
+    check("delete-records absent --before latest", "absent");
+    let has_one = "t has no partition 7; it has 1 partition, from 0";
+    check("consume t --partition 7", has_one);
+    check("offsets t --partition 7", has_one);
+    check("delete-records t --before latest --partition 7", has_one);
+    check("delete-records t --before 7 --partition 0", "latest");
+    check("topic alter t --unset retention", "retention");
+    check("topic alter t --config retention=1", "retention");
     check(
         &["consume", "t", "--from", "yesterdayish"],
         2,
         "yesterdayish",
     );
     let away = Logweir::new(&["topic", "list"]).server("127.0.0.1:1").run();
+    check("produce t --file /absent", "/absent");
+    check("produce t --file /", "directory");
+    check("dump /absent", "/absent");
+}
+
+#[test]
+fn what_no_broker_could_make_right_is_wrong_usage() {
+    let broker = without_auto_creation();
+    let check = |line: &str, words: &str| {
+        let arguments: Vec<&str> = line.split(' ').collect();
+        check_end(&broker, &arguments, 2, words);
+    };
+    check("produce", "TOPIC");
+    check("consum t", "consume");
+    check("consume t --from yesterdayish", "yesterdayish");
+    check("topic alter t", "--config");
+    check("config --explain nonsense", "nonsense");
+    check("serve --set nonsense=1", "nonsense");
+    check("delete-records t --before 7", "latest");
+}
+
+#[test]
+fn exit_codes_and_messages_tell_what_to_do() {
+    let broker = without_auto_creation();
+    check_end(&broker, &["topic", "create", "bad name"], 1, "bad name");
+    // It tried again for half a minute before it said that the connection was reset.
+    let began = Instant::now();
+    let other_port = Logweir::new(&["topic", "list"]).server(broker.http()).run();
+    assert_eq!(other_port.code, Some(1));
+    assert!(
+        other_port.stderr.contains("--grpc"),
+        "{}",
+        other_port.stderr
+    );
+    assert!(began.elapsed() < Duration::from_secs(20), "it gave up late");
     assert_eq!(away.code, Some(1));
     assert!(away.stderr.contains("127.0.0.1:1"), "{}", away.stderr);
 }

@@ -10,8 +10,10 @@ use crate::config::ConfigError;
 pub(super) const HELP: &str = "\
 Exit codes:
   0    done
-  1    failed
-  2    wrong usage or invalid configuration; nothing was done
+  1    failed: the broker, a file or the input says no; that is also the code of
+       a name that is not there, such as a topic, partition, file or column
+  2    wrong usage or invalid configuration: the command line, environment or
+       configuration file is wrong whatever the broker has; nothing was done
   3    done in part: some records, topics, partitions or files failed and are
        named on standard error
   130  interrupted (SIGINT, Ctrl-C)
@@ -50,7 +52,8 @@ impl Exit {
     }
 }
 
-/// The command line is at fault, though its grammar is right.
+/// The command line is at fault, though its grammar is right, and would be so with any broker: what is not there
+/// today may be tomorrow, and is a plain error.
 #[derive(Debug)]
 pub(super) struct UsageError(pub(super) String);
 

@@ -243,10 +243,10 @@ pub(super) async fn choose_partitions(
     chosen.sort_unstable();
     chosen.dedup();
     if let Some(missing) = chosen.iter().find(|partition| !all.contains(partition)) {
-        return Err(usage(format!(
-            "{topic} has no partition {missing}; it has {} partitions, from 0",
-            all.len()
-        )));
+        anyhow::bail!(
+            "{topic} has no partition {missing}; it has {}, from 0",
+            counted(all.len(), "partition")
+        );
     }
     Ok(chosen)
 }

@@ -271,7 +271,7 @@ impl ProduceCommand {
             .metadata()
             .with_context(|| format!("cannot read {}", path.display()))?;
         if metadata.is_dir() {
-            return Err(usage(format!("{} is a directory", path.display())));
+            anyhow::bail!("{} is a directory", path.display());
         }
         Ok((Box::new(file), metadata.is_file().then_some(metadata.len())))
     }

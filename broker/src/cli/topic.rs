@@ -356,9 +356,7 @@ impl Alter {
                 let hint = nearest(key, known())
                     .map(|name| format!("; did you mean {name}?"))
                     .unwrap_or_default();
-                return Err(usage(format!(
-                    "--unset {key}: is not a topic setting{hint}"
-                )));
+                anyhow::bail!("--unset {key}: is not a topic setting{hint}");
             }
         }
         admin.alter_config(&self.name, changes).await?;
