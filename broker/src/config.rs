@@ -14,7 +14,7 @@ mod settings;
 mod topic;
 mod values;
 
-pub use explain::{explain, render, to_json};
+pub use explain::{explain, explain_json, render, to_json};
 pub use layers::{Layers, Loaded, Source};
 pub use settings::{Kind, Setting, settings};
 #[cfg(feature = "cli")]

@@ -252,6 +252,21 @@ fn exit_codes_and_messages_tell_what_to_do() {
 }
 
 #[test]
+#[test]
+fn a_setting_is_explained_as_json_and_a_part_of_a_name_is_helped_with() {
+    let explain = ["config", "--explain", "retention.ms", "--output", "json"];
+    let text = Logweir::new(&explain).succeed();
+    let explained: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(explained["name"], "log.retention_ms");
+    assert_eq!(explained["value"], 604_800_000);
+    assert_eq!(explained["source"], "default");
+    let finished = Logweir::new(&["config", "--explain", "retention"]).run();
+    assert_eq!(finished.code, Some(2));
+    for key in ["retention.ms", "retention.bytes"] {
+        assert!(finished.stderr.contains(key), "{}", finished.stderr);
+    }
+}
+
 fn records_that_are_refused_are_named_and_the_others_are_stored() {
     let broker = ServeOptions::in_memory().start();
     let create = ["topic", "create", "t", "--config", "max.message.bytes=5000"];

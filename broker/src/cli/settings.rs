@@ -137,11 +137,15 @@ impl ConfigCommand {
         if let Some(name) = &self.explain {
             // A broken configuration must not keep anybody from reading what a setting means.
             let loaded = self.broker.load().ok();
-            print_line(
-                config::explain(name, loaded.as_ref())
-                    .map_err(usage)?
-                    .trim_end(),
-            )?;
+            let loaded = loaded.as_ref();
+            match self.output.output {
+                OutputFormat::Table => {
+                    print_line(config::explain(name, loaded).map_err(usage)?.trim_end())?;
+                }
+                OutputFormat::Json => {
+                    print_json(&config::explain_json(name, loaded).map_err(usage)?)?;
+                }
+            }
             return Ok(Exit::Done);
         }
         let loaded = self.broker.load()?;

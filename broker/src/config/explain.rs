@@ -5,6 +5,8 @@ use std::fmt::Write as _;
 use super::{Config, Kind, Loaded, Setting, nearest, settings};
 
 const WIDTH: usize = 100;
+/// Settings named to whoever gave a part of a name.
+const MAX_SUGGESTED: usize = 8;
 
 /// Everything about one setting, found by its name in the file, in the environment, as a flag, in Kafka's
 /// broker configuration or in topic configuration.
@@ -12,13 +14,7 @@ const WIDTH: usize = 100;
 /// # Errors
 /// If no setting has that name; the message gives the nearest one.
 pub fn explain(name: &str, loaded: Option<&Loaded>) -> Result<String, String> {
-    let Some(setting) = find_by_any_name(name) else {
-        let hint = nearest(name, settings().map(|setting| setting.name)).map_or_else(
-            || "`logweir config` lists them all".to_owned(),
-            |near| format!("did you mean {near}?"),
-        );
-        return Err(format!("there is no setting {name:?}; {hint}"));
-    };
+    let setting = find_or_suggest(name)?;
     let mut text = format!("{}\n", setting.name);
     for line in wrap(setting.doc, WIDTH - 2) {
         let _ = writeln!(text, "  {line}");
@@ -50,6 +46,18 @@ pub fn explain(name: &str, loaded: Option<&Loaded>) -> Result<String, String> {
     );
     row("Kafka", setting.kafka.unwrap_or("has no such setting"));
     Ok(text)
+}
+
+/// As [`explain`], as one JSON object; value and source are null where no configuration was loaded.
+///
+/// # Errors
+/// As [`explain`].
+pub fn explain_json(name: &str, loaded: Option<&Loaded>) -> Result<serde_json::Value, String> {
+    let setting = find_or_suggest(name)?;
+    let mut object = setting_json(setting, loaded);
+    object["range"] = setting.describe_range().into();
+    object["flag"] = flag_of(setting).into();
+    Ok(object)
 }
 
 /// The configuration in force as a TOML file that says of each value what it means and where it came from.
@@ -86,20 +94,54 @@ pub fn render(loaded: &Loaded) -> String {
 /// Every setting with its value and where it came from, as one JSON object.
 #[must_use]
 pub fn to_json(loaded: &Loaded) -> serde_json::Value {
-    let entries = settings().map(|setting| {
-        serde_json::json!({
-            "name": setting.name,
-            "value": setting.json(&loaded.config),
-            "default": setting.json(&Config::default()),
-            "source": loaded.source(setting).to_string(),
-            "environment": setting.environment_name(),
-            "topic": setting.topic,
-            "kafka": setting.kafka,
-            "type": setting.kind.describe(),
-            "documentation": setting.doc,
-        })
-    });
+    let entries = settings().map(|setting| setting_json(setting, Some(loaded)));
     serde_json::Value::Array(entries.collect())
+}
+
+fn setting_json(setting: &Setting, loaded: Option<&Loaded>) -> serde_json::Value {
+    serde_json::json!({
+        "name": setting.name,
+        "value": loaded.and_then(|loaded| setting.json(&loaded.config)),
+        "default": setting.json(&Config::default()),
+        "source": loaded.map(|loaded| loaded.source(setting).to_string()),
+        "environment": setting.environment_name(),
+        "topic": setting.topic,
+        "kafka": setting.kafka,
+        "type": setting.kind.describe(),
+        "documentation": setting.doc,
+    })
+}
+
+/// The setting of that name; else an error with those whose names contain it, or with the nearest one.
+fn find_or_suggest(name: &str) -> Result<&'static Setting, String> {
+    if let Some(setting) = find_by_any_name(name) {
+        return Ok(setting);
+    }
+    let word = name.trim_matches(['-', '.', '_']).to_lowercase();
+    let has_word = |setting: &&Setting| {
+        let names = [
+            Some(setting.name),
+            setting.topic,
+            setting.kafka,
+            setting.flag,
+        ];
+        names.into_iter().flatten().any(|name| name.contains(&word))
+    };
+    let with_word: Vec<&str> = settings()
+        .filter(|_| !word.is_empty())
+        .filter(has_word)
+        .map(|setting| setting.topic.unwrap_or(setting.name))
+        .collect();
+    let hint = match nearest(name, settings().map(|setting| setting.name)) {
+        _ if with_word.len() > MAX_SUGGESTED => {
+            let shown = with_word[..MAX_SUGGESTED].join(", ");
+            format!("did you mean one of {shown}, …? `logweir config` lists them all")
+        }
+        _ if !with_word.is_empty() => format!("did you mean {}?", with_word.join(", ")),
+        Some(near) => format!("did you mean {near}?"),
+        None => "`logweir config` lists them all".to_owned(),
+    };
+    Err(format!("there is no setting {name:?}; {hint}"))
 }
 
 fn find_by_any_name(name: &str) -> Option<&'static Setting> {
@@ -272,6 +314,11 @@ mod tests {
             assert!(text.starts_with("log.retention_ms\n"), "{name}: {text}");
         }
         assert!(explain("--flush", None).unwrap().starts_with("log.flush\n"));
+        let refused = explain("retention", None).unwrap_err();
+        assert!(refused.contains("did you mean"), "{refused}");
+        for part in ["retention.ms", "retention.bytes"] {
+            assert!(refused.contains(part), "{part} is missing in {refused}");
+        }
         let refused = explain("log.retnetion_ms", None).unwrap_err();
         assert!(
             refused.contains("did you mean log.retention_ms?"),
