@@ -2,9 +2,9 @@
 //!
 //! Nothing here changes a file, and no lock is needed; a segment that is being appended to ends somewhere.
 
-use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::{fmt, fs, iter};
 
 use logweir_proto::record::BatchHeader;
 use logweir_proto::{
@@ -42,6 +42,12 @@ pub enum FileKind {
     Running,
     /// The mark of a clean end.
     CleanShutdown,
+    /// The owner of a data directory.
+    Lock,
+    /// Space that is given up when the disk is full.
+    Reserve,
+    /// Half written or deleted, and removed by the next start.
+    Leftover,
 }
 
 impl fmt::Display for FileKind {
@@ -56,6 +62,9 @@ impl fmt::Display for FileKind {
             Self::Directory => "directory id",
             Self::Running => "running file",
             Self::CleanShutdown => "clean-shutdown file",
+            Self::Lock => "lock file",
+            Self::Reserve => "reserve",
+            Self::Leftover => "leftover, removed by the next start",
         })
     }
 }
@@ -190,6 +199,10 @@ impl Iterator for Contents {
 
 /// Recognises a file and gives what is in it, verified as it is read. Small files are verified at once.
 ///
+/// What a file is shows in its first bytes, so that a copy under another name is known, too. The name counts where those
+/// say nothing: for a segment without a first batch, for the files without a magic number, and to tell one of ours
+/// whose magic number is damaged from a file of others.
+///
 /// # Errors
 /// As [`InspectError`] says; damage inside a segment or index is an item instead.
 pub fn describe(path: &Path) -> Result<Contents, InspectError> {
@@ -198,19 +211,37 @@ pub fn describe(path: &Path) -> Result<Contents, InspectError> {
         source,
     };
     let disk = OsDisk::new();
+    let file = disk.open(path, OpenMode::Read).map_err(unreadable)?;
+    let mut head = [0; 8];
+    let len = file.len().map_err(unreadable)?;
+    let known = usize::try_from(len).map_or(head.len(), |len| len.min(head.len()));
+    file.read_at(&mut head[..known], 0).map_err(unreadable)?;
     let name = path
         .file_name()
         .and_then(|name| name.to_str())
         .unwrap_or_default();
-    if let FileName::Segment(base) = FileName::parse(name) {
-        let file = disk.open(path, OpenMode::Read).map_err(unreadable)?;
-        let end = file.len().map_err(unreadable)?;
-        let place = IndexEntry::beginning(base);
+    if let Some(kind) = kind_of_magic(&head) {
+        let bytes = checked_file::read_whole(&disk, path).map_err(unreadable)?;
+        let bytes = bytes.ok_or_else(|| unreadable(std::io::ErrorKind::NotFound.into()))?;
+        return match small_items(path, kind, &bytes) {
+            Err(_) if FileName::parse(name) == FileName::Leftover => Ok(leftover(len)),
+            items => Ok(Contents {
+                kind,
+                items: Box::new(items?.into_iter()),
+            }),
+        };
+    }
+    let base = match FileName::parse(name.trim_end_matches(".deleted")) {
+        FileName::Segment(base) => Some(base),
+        _ => first_batch(file.as_ref(), Offset::new(i64::from_be_bytes(head)), len)
+            .map_err(unreadable)?,
+    };
+    if let Some(base) = base {
         let batches = SegmentItems {
             path: path.to_path_buf(),
             file,
-            place,
-            end,
+            place: IndexEntry::beginning(base),
+            end: len,
             done: false,
         };
         return Ok(Contents {
@@ -218,35 +249,139 @@ pub fn describe(path: &Path) -> Result<Contents, InspectError> {
             items: Box::new(batches),
         });
     }
-    let bytes = checked_file::read_whole(&disk, path).map_err(unreadable)?;
-    let bytes = bytes.ok_or_else(|| unreadable(std::io::ErrorKind::NotFound.into()))?;
-    let damaged = |damage: Damage| corrupt(path, damage);
-    let (kind, items) = match bytes.first_chunk::<4>() {
-        Some(&magic::INDEX) => (FileKind::Index, index_items(path, &bytes)?),
-        Some(&magic::PRODUCERS) => (FileKind::Producers, producers_of(&bytes).map_err(damaged)?),
-        Some(&magic::LEADER_EPOCHS) => {
-            (FileKind::LeaderEpochs, epochs_of(&bytes).map_err(damaged)?)
-        }
-        Some(&magic::LOG_STATE) => (FileKind::LogState, state_of(&bytes).map_err(damaged)?),
-        Some(&magic::RECOVERY_POINTS) => (
-            FileKind::RecoveryPoints,
-            points_of(&bytes).map_err(damaged)?,
-        ),
-        Some(&magic::DIRECTORY) => (FileKind::Directory, directory_of(&bytes).map_err(damaged)?),
-        Some(&magic::RUNNING) => (FileKind::Running, running_of(&bytes).map_err(damaged)?),
-        Some(&magic::CLEAN_SHUTDOWN) => {
-            (FileKind::CleanShutdown, clean_of(&bytes).map_err(damaged)?)
-        }
-        _ => {
-            return Err(InspectError::Unknown {
+    by_name(path, name, file, len)
+}
+
+/// What only the name tells.
+fn by_name(
+    path: &Path,
+    name: &str,
+    file: Arc<dyn DiskFile>,
+    len: u64,
+) -> Result<Contents, InspectError> {
+    // The second is the metadata log's, while it is written anew.
+    if FileName::parse(name) == FileName::Leftover || name == "log.new" {
+        return Ok(leftover(len));
+    }
+    match name {
+        ".lock" => {
+            let text = fs::read_to_string(path).map_err(|source| InspectError::Io {
                 path: path.to_path_buf(),
-            });
+                source,
+            })?;
+            let pid = match text.trim() {
+                "" => "none".to_owned(),
+                pid if pid.parse::<u32>().is_ok() => pid.to_owned(),
+                _ => return Err(corrupt(path, Damage::new(0, "it holds no pid"))),
+            };
+            Ok(Contents {
+                kind: FileKind::Lock,
+                items: Box::new(iter::once(field("pid of the last owner", pid))),
+            })
+        }
+        "reserve" => {
+            let path = path.to_path_buf();
+            let zeroes = move || all_zeroes(&path, file.as_ref(), len);
+            Ok(Contents {
+                kind: FileKind::Reserve,
+                items: Box::new(iter::once_with(zeroes)),
+            })
+        }
+        _ => Err(match kind_of_name(name) {
+            Some(kind) => corrupt(path, Damage::new(0, format!("it does not begin as {kind}"))),
+            None => InspectError::Unknown {
+                path: path.to_path_buf(),
+            },
+        }),
+    }
+}
+
+fn leftover(len: u64) -> Contents {
+    Contents {
+        kind: FileKind::Leftover,
+        items: Box::new(iter::once(field("bytes", len))),
+    }
+}
+
+fn kind_of_magic(head: &[u8]) -> Option<FileKind> {
+    Some(match *head.first_chunk::<4>()? {
+        magic::INDEX => FileKind::Index,
+        magic::PRODUCERS => FileKind::Producers,
+        magic::LEADER_EPOCHS => FileKind::LeaderEpochs,
+        magic::LOG_STATE => FileKind::LogState,
+        magic::RECOVERY_POINTS => FileKind::RecoveryPoints,
+        magic::DIRECTORY => FileKind::Directory,
+        magic::RUNNING => FileKind::Running,
+        magic::CLEAN_SHUTDOWN => FileKind::CleanShutdown,
+        _ => return None,
+    })
+}
+
+/// What a file of this name should be, if it is one of those with a magic number.
+fn kind_of_name(name: &str) -> Option<FileKind> {
+    Some(match FileName::parse(name) {
+        FileName::Index(_) => FileKind::Index,
+        FileName::Producers(_) => FileKind::Producers,
+        FileName::Epochs => FileKind::LeaderEpochs,
+        FileName::State => FileKind::LogState,
+        _ => match name {
+            "recovery-points" => FileKind::RecoveryPoints,
+            "directory" => FileKind::Directory,
+            "running" => FileKind::Running,
+            "clean-shutdown" => FileKind::CleanShutdown,
+            _ => return None,
+        },
+    })
+}
+
+/// The base offset of a segment whose name says nothing, if the file begins with a whole batch.
+fn first_batch(file: &dyn DiskFile, base: Offset, len: u64) -> std::io::Result<Option<Offset>> {
+    if base < Offset::ZERO {
+        return Ok(None);
+    }
+    let mut scanner = Scanner::new(file, IndexEntry::beginning(base), len, true);
+    Ok(scanner.peek()?.is_ok().then_some(base))
+}
+
+/// The zeroes that a whole file consists of.
+fn all_zeroes(path: &Path, file: &dyn DiskFile, len: u64) -> Result<Item, InspectError> {
+    let mut chunk = vec![0; 1 << 20];
+    let mut position = 0;
+    while position < len {
+        let left = usize::try_from(len - position).unwrap_or(usize::MAX);
+        let read = left.min(chunk.len());
+        let bytes = &mut chunk[..read];
+        file.read_at(bytes, position)
+            .map_err(|source| InspectError::Io {
+                path: path.to_path_buf(),
+                source,
+            })?;
+        if let Some(at) = bytes.iter().position(|&byte| byte != 0) {
+            let position = position + at as u64;
+            let reason = "a reserve holds zeroes only".to_owned();
+            return Err(corrupt(path, Damage { position, reason }));
+        }
+        position += read as u64;
+    }
+    Ok(Item::Zeroes { position: 0, len })
+}
+
+/// The contents of a file with a magic number.
+fn small_items(path: &Path, kind: FileKind, bytes: &[u8]) -> Result<Items, InspectError> {
+    let items = match kind {
+        FileKind::Index => return index_items(path, bytes),
+        FileKind::Producers => producers_of(bytes),
+        FileKind::LeaderEpochs => epochs_of(bytes),
+        FileKind::LogState => state_of(bytes),
+        FileKind::RecoveryPoints => points_of(bytes),
+        FileKind::Directory => directory_of(bytes),
+        FileKind::Running => running_of(bytes),
+        FileKind::CleanShutdown => clean_of(bytes),
+        FileKind::Segment | FileKind::Lock | FileKind::Reserve | FileKind::Leftover => {
+            Err(Damage::new(0, "it has no magic number"))
         }
     };
-    Ok(Contents {
-        kind,
-        items: Box::new(items.into_iter()),
-    })
+    items.map_err(|damage| corrupt(path, damage))
 }
 
 fn corrupt(path: &Path, damage: Damage) -> InspectError {

@@ -350,6 +350,17 @@ fn dump_shows_and_verifies_what_is_on_the_disk() {
     let shown = Logweir::new(&["dump", "--records", data_dir]).succeed();
     assert!(shown.contains("second"), "{shown}");
 
+    // The reserve and the lock passed for files of others.
+    for file in walk(dir.path()) {
+        let file = file.display();
+        assert!(shown.contains(&format!("{file}: ")), "{file} is not shown");
+    }
+    let reserve = dir.path().join("reserve");
+    let shown = Logweir::new(&["dump", reserve.to_str().unwrap()]).succeed();
+    assert!(
+        shown.contains("reserve, ") || shown.contains("reserve\n"),
+        "{shown}"
+    );
     // A flipped bit is found, told, and no success.
     let segment = walk(dir.path())
         .into_iter()

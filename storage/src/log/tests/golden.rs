@@ -173,6 +173,53 @@ fn every_file_is_described() {
     }
 }
 
+/// Files were judged by their names, and those of a data directory that have no magic number passed for files of others.
+#[test]
+fn a_file_is_known_by_its_content_and_one_without_a_magic_number_by_its_name() {
+    let temporary = tempfile::tempdir().unwrap();
+    let check = |name: &str, bytes: &[u8], expected: Result<FileKind, &str>| {
+        let path = temporary.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        let described = inspect::describe(&path).and_then(|contents| {
+            let kind = contents.kind;
+            contents.collect::<Result<Vec<_>, _>>().map(|_| kind)
+        });
+        match (described, expected) {
+            (Ok(kind), Ok(expected)) => assert_eq!(kind, expected, "{name}"),
+            (Err(error), Err(words)) => assert!(error.to_string().contains(words), "{error}"),
+            (described, _) => panic!("{name}: {described:?}"),
+        }
+    };
+    let golden = |name: &str| std::fs::read(Path::new(GOLDEN).join(name)).unwrap();
+    let segment = golden(&format!("{LOG}/00000000000000000008.log"));
+    let epochs = golden(&format!("{LOG}/leader-epochs"));
+    check("copy of a segment", &segment, Ok(FileKind::Segment));
+    let deleted = "00000000000000000008.log.deleted";
+    check(deleted, &segment, Ok(FileKind::Segment));
+    check(
+        "00000000000000000009.log",
+        &epochs,
+        Ok(FileKind::LeaderEpochs),
+    );
+    check("00000000000000000009.log", b"", Ok(FileKind::Segment));
+    check("reserve", &[0; 70_000], Ok(FileKind::Reserve));
+    check("reserve", &[0, 0, 0, 0, 0, 0, 0, 0, 7], Err("at byte 8"));
+    check(".lock", b"7\n", Ok(FileKind::Lock));
+    check(".lock", b"none", Err("no pid"));
+    check("leader-epochs.tmp", &epochs, Ok(FileKind::LeaderEpochs));
+    check("leader-epochs.tmp", &epochs[..9], Ok(FileKind::Leftover));
+    check("leader-epochs.tmp", b"", Ok(FileKind::Leftover));
+    check("log.new", b"LWM", Ok(FileKind::Leftover));
+    let mut damaged = epochs;
+    damaged[0] ^= 1;
+    check(
+        "leader-epochs",
+        &damaged,
+        Err("does not begin as leader epochs"),
+    );
+    check("notes", &damaged, Err("none of Logweir's files"));
+}
+
 #[test]
 fn damage_is_told_with_its_place_and_foreign_files_are_refused() {
     let temporary = tempfile::tempdir().unwrap();
