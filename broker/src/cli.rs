@@ -3,9 +3,12 @@
 //! Results go to standard output, everything said to people to standard error; how commands end is in
 //! `cli/exit.rs`. The binary calls [`main`] and nothing else.
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{CommandFactory as _, Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::parser::ValueSource;
+use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 mod bench;
 mod connection;
@@ -70,8 +73,43 @@ enum Command {
 /// Runs the program with the process's arguments and environment.
 #[must_use]
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
-    exit::conclude(run(cli.command))
+    match parse(std::env::args_os()) {
+        Ok(cli) => exit::conclude(run(cli.command)),
+        Err(error) => error.exit(),
+    }
+}
+
+/// Reads a command line.
+fn parse(words: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Result<Cli, clap::Error> {
+    let mut command = Cli::command();
+    let matches = command.try_get_matches_from_mut(words)?;
+    refuse_two_brokers(&mut command, &matches)?;
+    Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
+}
+
+/// A broker of the command's own and one that runs elsewhere exclude each other. Not clap's `conflicts_with`: that would
+/// refuse `bench --spawn` wherever LOGWEIR_SERVER is set for other commands.
+fn refuse_two_brokers(
+    command: &mut clap::Command,
+    matches: &ArgMatches,
+) -> Result<(), clap::Error> {
+    let mut chosen = matches;
+    while let Some((_, deeper)) = chosen.subcommand() {
+        chosen = deeper;
+    }
+    let typed = |id: &str| {
+        let known = chosen.try_contains_id(id).is_ok();
+        known && chosen.value_source(id) == Some(ValueSource::CommandLine)
+    };
+    for (id, flag) in [("spawn", "--spawn"), ("ready_file", "--ready-file <FILE>")] {
+        if typed("server") && typed(id) {
+            let message = format!(
+                "the argument '{flag}' cannot be used with '--server <HOST:PORT>': each says which broker to use"
+            );
+            return Err(command.error(ErrorKind::ArgumentConflict, message));
+        }
+    }
+    Ok(())
 }
 
 fn run(command: Command) -> anyhow::Result<Exit> {
@@ -140,7 +178,7 @@ mod tests {
             "completions zsh",
         ] {
             let words = std::iter::once("logweir").chain(line.split(' '));
-            if let Err(error) = Cli::try_parse_from(words) {
+            if let Err(error) = parse(words) {
                 panic!("{line}: {error}");
             }
         }
@@ -164,12 +202,14 @@ mod tests {
             "bench",
             "bench produce --rate 0",
             "bench produce --spawn --pid 7",
+            "bench produce --spawn --server h:1",
+            "bench latency --ready-file f --server h:1",
             "bench latency --records 1 --duration 1s",
             "bench idle --partitions 0",
             "completions tcsh-ng",
         ] {
             let words = std::iter::once("logweir").chain(line.split_terminator(' '));
-            assert!(Cli::try_parse_from(words).is_err(), "{line}");
+            assert!(parse(words).is_err(), "{line}");
         }
     }
 

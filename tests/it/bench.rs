@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use logweir_tests::{
-    BrokerProcess, DEADLINE, GrpcBroker, Logweir, ServeOptions, latest, wait_until,
+    BrokerProcess, DEADLINE, GrpcBroker, Logweir, ServeOptions, is_running, latest, wait_until,
     wait_until_async,
 };
 
@@ -70,6 +70,41 @@ fn a_broker_started_for_the_occasion_is_measured_and_leaves_nothing() {
         (&consumed["records"], &consumed["log_records"]),
         (&50.into(), &50.into())
     );
+}
+
+/// The broker was ended by the bench, so one that was killed left it behind, with its folder and its port.
+#[test]
+fn a_broker_started_for_the_occasion_does_not_outlive_a_killed_bench() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().to_str().unwrap();
+    let load = ["bench", "produce", "--spawn", "--spawn-in", dir];
+    let endless = ["--rate", "10", "--duration", "1h"];
+    let mut bench = Logweir::new(&[&load[..], &endless].concat()).spawn();
+    let mut broker = None;
+    wait_until("the broker runs", DEADLINE, || {
+        broker = child_of(bench.id());
+        broker.is_some()
+    });
+    bench.kill().unwrap();
+    bench.wait().unwrap();
+    let broker = broker.unwrap();
+    wait_until("the broker ends, too", DEADLINE, || !is_running(broker));
+}
+
+/// The pid of a process that this one started and that runs.
+fn child_of(parent: u32) -> Option<u32> {
+    let processes = std::fs::read_dir("/proc").unwrap().flatten();
+    processes
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .find(|pid: &u32| {
+            // It may be gone since.
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            let parent_field = stat
+                .rsplit(')')
+                .next()
+                .and_then(|rest| rest.split_whitespace().nth(1));
+            parent_field.and_then(|field| field.parse().ok()) == Some(parent)
+        })
 }
 
 /// A load that sends one record after the other would only see a single slow record, if it counted from the
@@ -174,6 +209,12 @@ fn what_cannot_be_measured_is_refused_with_the_limit() {
             "idle --partitions 3 --consumers 4",
             2,
             "above --partitions 3",
+        ),
+        // It measured the one that it started, and left the other one out without a word.
+        (
+            "produce --spawn --server 127.0.0.1:1",
+            2,
+            "'--spawn' cannot be used with '--server",
         ),
         ("consume --pid 2147483647", 1, "no such broker"),
         ("produce --server 127.0.0.1:1", 1, "cannot reach the broker"),

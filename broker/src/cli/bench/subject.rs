@@ -25,7 +25,7 @@ const MEMORY_INTERVAL: Duration = Duration::from_millis(100);
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Broker")]
 pub(super) struct SubjectArgs {
-    /// Start a broker of this program in a temporary folder, and end it afterwards
+    /// Start a broker of this program in a temporary folder, and end it afterwards. Not with --server, --pid or --ready-file
     #[arg(long, conflicts_with_all = ["pid", "ready_file"])]
     spawn: bool,
     /// With --spawn: a broker that keeps everything in memory
@@ -278,6 +278,9 @@ impl Drop for Spawned {
 fn terminate(child: &mut Child) -> anyhow::Result<()> {
     let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
     let pid = pid.context("the broker has no process id")?;
+    // Waiting closes what is left in the child, and the end of its input beside the signal would be a second reason to
+    // end: at once.
+    let _input = child.stdin.take();
     kill_process(pid, Signal::TERM).context("cannot end the broker")?;
     let status = child.wait().context("cannot wait for the broker")?;
     anyhow::ensure!(status.success(), "the broker ended with {status}");
@@ -309,8 +312,10 @@ fn launch(options: &SpawnOptions, folder: &TempDir) -> anyhow::Result<(Child, St
             command.env_remove(name);
         }
     }
+    // Held by this process: however this one ends, the broker's standard input closes, and it stops.
     let mut child = command
-        .stdin(Stdio::null())
+        .arg("--exit-with-parent")
+        .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
         .context("cannot start a broker")?;
