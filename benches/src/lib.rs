@@ -12,7 +12,7 @@ mod stubs;
 
 pub use grpc_load::{ConsumeLoad, Loaded, ProduceLoad, Server, connect};
 pub use peer::{Peer, Role, serve_bare, serve_if_told};
-pub use process::{blocked_times, cpu_time};
+pub use process::cpu_time;
 pub use records::{batch_of, batches_for, record_batch};
 pub use scratch::{ScratchLog, scratch_folder, warm_memory};
 

@@ -1,12 +1,14 @@
 //! Servers in child processes, so that their processor time is theirs alone.
 //!
-//! The child is this same executable, told by the environment what to be. It prints its address, and ends
+//! The child is this same executable, told by the environment what to be. It prints its address, and a broker where its
+//! metrics are beside it, and ends
 //! when its standard input closes: with its parent, at the latest.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 
-use logweir::{Broker, Config, FlushMode, ListenAddr};
+use logweir::{Broker, Config, FlushMode};
 use tokio::net::TcpListener;
 
 use crate::grpc_load::Server;
@@ -63,6 +65,8 @@ impl Role {
 pub struct Peer {
     child: Child,
     address: String,
+    /// Where a broker serves its metrics.
+    http: Option<String>,
 }
 
 impl Peer {
@@ -78,16 +82,41 @@ impl Peer {
             .stdout(Stdio::piped())
             .spawn()
             .expect("this program can be started again");
-        let mut address = String::new();
+        let mut line = String::new();
         let stdout = child.stdout.take().expect("it is piped");
         BufReader::new(stdout)
-            .read_line(&mut address)
+            .read_line(&mut line)
             .expect("a pipe can be read");
-        assert!(!address.is_empty(), "{role:?} did not start");
+        let mut addresses = line.split_whitespace().map(str::to_owned);
+        let address = addresses.next();
         Self {
             child,
-            address: address.trim().to_owned(),
+            address: address.unwrap_or_else(|| panic!("{role:?} did not start")),
+            http: addresses.next(),
         }
+    }
+
+    /// A sample without labels from a broker's metrics, such as `logweir_log_flushes_total`.
+    ///
+    /// # Panics
+    /// If it is no broker, or has no such metric.
+    #[must_use]
+    pub fn metric(&self, name: &str) -> u64 {
+        let address = self.http.as_ref().expect("brokers serve metrics");
+        let mut stream = TcpStream::connect(address).expect("it listens");
+        let request = format!("GET /metrics HTTP/1.1\r\nHost: {address}\r\n\r\n");
+        stream
+            .write_all(request.as_bytes())
+            .expect("it takes a request");
+        let mut page = String::new();
+        // It closes the connection after the one request.
+        stream.read_to_string(&mut page).expect("it answers");
+        let value = page
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value
+            .and_then(|value| value.trim().parse().ok())
+            .unwrap_or_else(|| panic!("no {name} in:\n{page}"))
     }
 
     /// Where it listens, and its process.
@@ -151,12 +180,12 @@ pub async fn serve_bare(total_bytes: usize, response_bytes: usize) -> String {
 
 async fn serve_broker(flush: FlushMode) {
     let folder = scratch_folder();
-    let mut config = Config::on_dir(folder.path())
-        .with_flush(flush)
-        .with_http(ListenAddr::Off);
+    let mut config = Config::on_dir(folder.path()).with_flush(flush);
     config.log.segment_bytes = 128 << 20;
     let broker = Broker::start(config).await.expect("a broker starts");
-    announce(&broker.grpc_addr().expect("gRPC is on").to_string());
+    let grpc = broker.grpc_addr().expect("gRPC is on");
+    let http = broker.http_addr().expect("HTTP is on");
+    announce(&format!("{grpc} {http}"));
     end_of_input().await;
     // Not shut down: nothing of it is kept.
     drop(broker);

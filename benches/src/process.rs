@@ -20,24 +20,3 @@ pub fn cpu_time(pid: u32) -> Duration {
         .sum();
     Duration::from_millis(ticks * 10)
 }
-
-/// How often the thread of this name has waited for something.
-///
-/// # Panics
-/// If there is no such process.
-#[must_use]
-pub fn blocked_times(pid: u32, thread_name: &str) -> u64 {
-    let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("the process is there");
-    let mut times = 0;
-    for task in tasks.flatten() {
-        let read = |name: &str| fs::read_to_string(task.path().join(name)).unwrap_or_default();
-        if read("comm").trim() == thread_name {
-            times += read("status")
-                .lines()
-                .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))
-                .and_then(|count| count.trim().parse::<u64>().ok())
-                .unwrap_or(0);
-        }
-    }
-    times
-}

@@ -96,6 +96,12 @@ impl Service {
         }
     }
 
+    /// Syncs of segment files since the data directory was opened.
+    #[cfg(feature = "http")]
+    pub(crate) fn log_flushes(&self) -> u64 {
+        self.partitions.log_flushes()
+    }
+
     /// The topic of the image, by its name as the caller sees it.
     fn topic(&self, ctx: &RequestContext, name: &str) -> Result<Arc<TopicImage>, ApiError> {
         let inner = ctx.names.to_inner(name);

@@ -200,9 +200,10 @@ impl LogFlush {
 }
 
 impl Snapshot {
-    fn sync(&self, disk: &dyn Disk) -> io::Result<()> {
+    fn sync(&self, disk: &dyn Disk, log_flushes: &AtomicU64) -> io::Result<()> {
         for file in &self.files {
             file.file.sync()?;
+            log_flushes.fetch_add(1, Ordering::Relaxed);
         }
         for dir in &self.dirs {
             disk.sync_dir(dir)?;
@@ -229,7 +230,7 @@ pub(crate) fn flush_log(context: &DirContext, log: &LogShared) -> Result<Offset,
     let snapshot = log.flush.snapshot(|| log.offsets.log_end());
     let disk = context.disk.as_ref();
     if let Err(error) = snapshot
-        .sync(disk)
+        .sync(disk, &context.log_flushes)
         .and_then(|()| context.folders.sync(context))
     {
         let reason = format!("sync of {} failed: {error}", log.files.dir().display());

@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -138,6 +138,13 @@ impl LogDir {
             .check()
             .err()
             .map(|reason| reason.to_string())
+    }
+
+    /// How often segment files were synced by flushes since the directory was opened: one flush of a log syncs each of
+    /// its segments that were written to, mostly one. Failed syncs are not counted.
+    #[must_use]
+    pub fn log_flushes(&self) -> u64 {
+        self.context.log_flushes.load(Ordering::Relaxed)
     }
 
     /// Gives up the reserve of space, for a small write that met a full disk. Gives whether there was any; appends
@@ -485,6 +492,7 @@ fn new_context(
         registry: Registry::default(),
         budget: MapBudget::new(max_mapped, max_open_logs),
         group_commit: GroupCommit::default(),
+        log_flushes: AtomicU64::new(0),
         folders: Folders::default(),
         keeper: Keeper::default(),
         writeback: Writeback::new(points),

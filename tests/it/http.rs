@@ -76,6 +76,8 @@ async fn the_metrics_count_what_happened() {
     check("logweir_partitions_offline", 0.0);
     check("logweir_log_end_offset{topic=\"t\",partition=\"1\"}", 50.0);
     check("logweir_high_watermark{topic=\"t\",partition=\"0\"}", 50.0);
+    // Each append was flushed before it was acknowledged, and they came one after the other.
+    assert!(samples["logweir_log_flushes_total"] >= 100.0);
     assert!(samples["logweir_partition_lock_hold_seconds_count"] >= 1.0);
     assert!(samples["logweir_connections"] >= 1.0);
 }

@@ -11,6 +11,7 @@
 //! | `logweir_fetch_partitions_total` | partitions | partitions read successfully |
 //! | `logweir_fetch_bytes_total` | bytes | bytes of record batches sent to readers |
 //! | `logweir_fetch_errors_total` | partitions | partitions whose read failed |
+//! | `logweir_log_flushes_total` | syncs | syncs of segment files by flushes, since the data directory was opened |
 //! | `logweir_connections` | connections | gRPC connections open now |
 //! | `logweir_connections_refused_total` | connections | refused because of `max_connections` |
 //! | `logweir_inflight_bytes` | bytes | bytes of requests in the broker now |
@@ -145,10 +146,14 @@ impl Page {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let hosted = service.hosted_partitions();
         let offline = service.offline_partitions() as u64;
+        let counted = COUNTERS.map(|(name, help, read)| (name, help, load(read(metrics))));
+        let flushes = (
+            "logweir_log_flushes",
+            "Syncs of segment files by flushes, since the data directory was opened",
+            service.log_flushes(),
+        );
         Self {
-            counters: COUNTERS
-                .map(|(name, help, read)| (name, help, load(read(metrics))))
-                .into(),
+            counters: counted.into_iter().chain([flushes]).collect(),
             gauges: vec![
                 (
                     "logweir_connections",

@@ -221,6 +221,12 @@ impl Partitions {
         self.log_dir.offline().map(|reason| reason.to_string())
     }
 
+    /// Syncs of segment files since the data directory was opened.
+    #[cfg(feature = "http")]
+    pub(crate) fn log_flushes(&self) -> u64 {
+        self.log_dir.log_flushes()
+    }
+
     /// Renames what no topic of the image accounts for, so that nothing is ever deleted by mistake. Only logs of a topic
     /// that the image knows to have been deleted go: a broker that was killed had not removed them yet.
     pub(crate) fn set_strays_aside(&self, existing: &[LogId], image: &Image) {

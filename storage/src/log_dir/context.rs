@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
@@ -104,6 +104,8 @@ pub(crate) struct DirContext {
     pub(crate) budget: MapBudget,
     pub(crate) reserve: Reserve,
     pub(crate) group_commit: GroupCommit,
+    /// Syncs of segment files by flushes, since the directory was opened.
+    pub(crate) log_flushes: AtomicU64,
     pub(crate) folders: Folders,
     pub(crate) keeper: Keeper,
     pub(crate) writeback: Writeback,

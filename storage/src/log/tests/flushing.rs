@@ -91,6 +91,7 @@ fn one_sync_serves_all_that_wait() {
     append(&mut log);
     wait_for(&told, 1);
     let before = disk.operations_of(DiskOp::Sync);
+    let flushes_before = dir.log_flushes();
     gate.set(false);
     append(&mut log);
     arrived.recv_timeout(PATIENCE).unwrap();
@@ -104,6 +105,7 @@ fn one_sync_serves_all_that_wait() {
     assert_eq!(log.durable_end_offset(), Offset::new(1002));
     let syncs = disk.operations_of(DiskOp::Sync) - before;
     assert_eq!(syncs, 2, "one for the first, one for the thousand");
+    assert_eq!(dir.log_flushes() - flushes_before, 2, "they are counted");
 }
 
 #[test]
