@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use logweir_proto::grpc::v1;
 use tonic::codegen::{Body as HttpBody, Bytes, StdError, http};
-use tonic::transport::Endpoint;
+use tonic::transport::{Channel, Endpoint};
 use tower::util::BoxCloneSyncService;
 use tower::{Service, ServiceExt as _};
 use v1::cluster_service_client::ClusterServiceClient;
@@ -324,10 +324,10 @@ impl ClientBuilder {
         self
     }
 
-    /// Connects to `HOST:PORT` or a URI. The first connection is made before this returns.
+    /// Connects to `HOST:PORT` or a URI. The first connection is made, and was answered on, before this returns.
     ///
     /// # Errors
-    /// If a setting or the address is not valid, or nobody answers there in time.
+    /// If a setting or the address is not valid, or nobody answers there in time, or not as a gRPC server does.
     pub async fn connect(self, address: impl AsRef<str>) -> Result<Client> {
         self.config.validate()?;
         let (endpoint, target) = self.endpoint(address.as_ref())?;
@@ -338,6 +338,19 @@ impl ClientBuilder {
             )
             .with_action("is a broker running there? `logweir serve` starts one")
         })?;
+        let answered = tokio::time::timeout(self.config.connect_timeout, greet(channel.clone()));
+        let problem = match answered.await {
+            Ok(Ok(())) => None,
+            Ok(Err(problem)) => Some(problem),
+            Err(_) => Some(format!("nothing within {:?}", self.config.connect_timeout)),
+        };
+        if let Some(problem) = problem {
+            let message =
+                format!("what listens at {target} does not answer as gRPC does: {problem}");
+            return Err(Error::new(ErrorKind::Retriable, message).with_action(
+                "is that the port of the gRPC listener (`logweir serve --grpc`, 9093 by default) and not of another?",
+            ));
+        }
         let transport = BoxCloneSyncService::new(channel.map_err(TransportError::new));
         Ok(self.build(transport, Some(endpoint), target))
     }
@@ -421,6 +434,29 @@ impl ClientBuilder {
                 target,
             }),
         }
+    }
+}
+
+/// Finds out whether a gRPC server is on the other side, or gives what it did instead. A connection counts as made once
+/// its first bytes were sent, so one to an HTTP/1 server, say, would only fail with the first request: as a connection
+/// that was lost and is made anew, until that request's time is up. Any gRPC server answers a call of any method as one;
+/// what it answers does not matter.
+async fn greet(channel: Channel) -> Result<(), String> {
+    const PATH: &str = "/grpc.health.v1.Health/Check";
+    const GRPC: &str = "application/grpc";
+    let request = http::Request::post(PATH)
+        .header(http::header::CONTENT_TYPE, GRPC)
+        .header(http::header::TE, "trailers")
+        .header(http::header::USER_AGENT, SOFTWARE)
+        .body(tonic::body::Body::empty())
+        .map_err(|error| error.to_string())?;
+    let answer = channel.oneshot(request).await;
+    let answer = answer.map_err(|error| causes(&error))?;
+    let kind = answer.headers().get(http::header::CONTENT_TYPE);
+    if kind.is_some_and(|kind| kind.as_bytes().starts_with(GRPC.as_bytes())) {
+        Ok(())
+    } else {
+        Err(format!("HTTP status {}", answer.status()))
     }
 }
 

@@ -89,6 +89,28 @@ async fn a_producer_that_is_under_way_lives_through_crashes_and_stores_each_reco
     assert_eq!(read, sent);
 }
 
+/// The client took a connection for made, and its first request for one that was lost with it: it tried again for
+/// half a minute, or for a whole one where it read.
+#[tokio::test]
+async fn a_client_that_is_given_the_http_port_is_told_at_once_that_it_is_not_the_grpc_one() {
+    let broker = Broker::start(Config::in_memory()).await.expect("starts");
+    let silent = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let deaf = silent.local_addr().expect("it is bound");
+    for address in [broker.http_addr().expect("it listens"), deaf] {
+        let client = Client::builder()
+            .connect_timeout(Duration::from_secs(2))
+            .connect(address.to_string());
+        let connected = tokio::time::timeout(Duration::from_secs(15), client).await;
+        let error = connected.expect("it gives up").expect_err("no gRPC there");
+        let told = error.to_string();
+        assert!(told.contains(&address.to_string()), "{told}");
+        assert!(
+            told.contains("as gRPC does") && told.contains("--grpc"),
+            "{told}"
+        );
+    }
+}
+
 #[tokio::test]
 async fn on_a_real_disk_a_kill_is_simulated_and_the_power_is_not() {
     let broker = Broker::start_in_temp_dir(quiet()).await.expect("starts");
