@@ -26,7 +26,7 @@ mod set;
 mod waiters;
 mod writer;
 
-pub(crate) use reader::{ReadBound, Watch};
+pub(crate) use reader::{Diverging, ReadBound, Watch};
 pub(crate) use set::{Partitions, Slot};
 pub(crate) use writer::{AckWait, Appended};
 

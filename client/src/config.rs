@@ -307,6 +307,10 @@ impl ProducerConfig {
 }
 
 /// Where to go on when the offset to read is not in the log: it was deleted, or was never written.
+///
+/// A log that has lost the end of what the reader has read (a power cut, where the topic leaves flushing to the system) is
+/// a case of its own, told by leader epochs even if other records were written since. The reader then warns and goes on
+/// where the two part, wherever that is (KIP-320); with [`Self::Error`] the error names that offset.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]

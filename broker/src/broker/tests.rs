@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use logweir_client::{
-    Acks, Client, ConfigChanges, ErrorCode, NewTopic, Offset, OffsetSpec, PartitionId,
-    ProducerConfig, ProducerRecord, StartAt,
+    Acks, Client, ConfigChanges, ErrorCode, NewTopic, Offset, OffsetSpec, OutOfRange, PartitionId,
+    ProducerConfig, ProducerRecord, ReaderConfig, StartAt, TopicPartition,
 };
 use logweir_proto::grpc::v1;
 use logweir_proto::grpc::v1::produce_service_client::ProduceServiceClient;

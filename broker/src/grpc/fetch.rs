@@ -204,6 +204,8 @@ impl Follow {
                 let from = wanted.fetch_offset;
                 failed.push(answer.error.is_some());
                 wanted.fetch_offset = Offset::new(answer.next_fetch_offset);
+                // It was that of the first offset; nothing is cut off while a stream is served.
+                wanted.last_fetched_epoch = None;
                 if answer.error.is_some() || wanted.fetch_offset != from {
                     partitions.push(answer);
                 }
@@ -321,6 +323,10 @@ fn partitions(wanted: &[v1::FetchPartition]) -> Result<Vec<FetchPartition>, Stat
             fetch_offset: Offset::new(wanted.fetch_offset),
             max_bytes: limit(wanted.partition_max_bytes, DEFAULT_PARTITION_BYTES),
             current_leader_epoch: wanted.current_leader_epoch.map(LeaderEpoch::new),
+            last_fetched_epoch: wanted
+                .last_fetched_epoch
+                .map(LeaderEpoch::new)
+                .filter(|epoch| *epoch != LeaderEpoch::NONE),
         });
     }
     Ok(partitions)
@@ -413,6 +419,10 @@ fn answer(
         log_start_offset: -1,
         next_fetch_offset: from.get(),
         leader_epoch: -1,
+        diverging_epoch: part.diverging.map(|diverging| v1::DivergingEpoch {
+            leader_epoch: diverging.leader_epoch.get(),
+            end_offset: diverging.end_offset.get(),
+        }),
         ..v1::FetchedPartition::default()
     };
     if let Ok((fetched, data)) = outcome {

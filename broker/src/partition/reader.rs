@@ -19,6 +19,15 @@ pub(crate) enum ReadBound {
     LastStable,
 }
 
+/// The last place up to where a reader and a log agree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Diverging {
+    /// The epoch of the last records both have; [`LeaderEpoch::NONE`] if that is not known.
+    pub(crate) leader_epoch: LeaderEpoch,
+    /// Their end (exclusive).
+    pub(crate) end_offset: Offset,
+}
+
 impl Partition {
     /// The first offset that a reader may not see.
     pub(crate) fn bound(&self, bound: ReadBound) -> Offset {
@@ -73,6 +82,19 @@ impl Partition {
         };
         let message = format!("the request knows leader epoch {known}, the leader's is {current}");
         Err(ApiError::new(code, message).hint("refresh the topic's metadata"))
+    }
+
+    /// Where the log and what a reader has part, if they do: it has read everything below `from`, the last of it from
+    /// `epoch` (KIP-320). The end of a log can be lost in a power cut where the topic leaves flushing to the system.
+    pub(crate) fn diverging(&self, epoch: LeaderEpoch, from: Offset) -> Option<Diverging> {
+        let known = self.log().end_offset_of_epoch(epoch);
+        // Newer than all that is there: its records are gone, or there have been none.
+        let (leader_epoch, end_offset) =
+            known.unwrap_or_else(|| (LeaderEpoch::NONE, self.log().log_end_offset()));
+        (end_offset < from).then_some(Diverging {
+            leader_epoch,
+            end_offset,
+        })
     }
 
     /// Notifies `notify` whenever more records may be seen, until the watch is dropped.

@@ -163,6 +163,7 @@ impl Service {
                         topic: wanted.topic.clone(),
                         partition: wanted.partition,
                         outcome: Err(injected(code)),
+                        diverging: None,
                     })
                 });
                 answer.collect()

@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use logweir_proto::{LeaderEpoch, Offset, PartitionId, TopicId};
+use logweir_proto::{ErrorCode, LeaderEpoch, Offset, PartitionId, TopicId};
 use tokio::sync::Notify;
 
 use crate::error::ApiError;
 use crate::faults::Api;
-use crate::partition::{Partition, ReadBound, Watch};
+use crate::partition::{Diverging, Partition, ReadBound, Watch};
 use crate::service::{RequestContext, Service};
 
 /// Which records a reader may see.
@@ -40,6 +40,8 @@ pub(crate) struct FetchPartition {
     pub(crate) fetch_offset: Offset,
     pub(crate) max_bytes: usize,
     pub(crate) current_leader_epoch: Option<LeaderEpoch>,
+    /// The epoch of the last record that the reader has from below `fetch_offset`.
+    pub(crate) last_fetched_epoch: Option<LeaderEpoch>,
 }
 
 /// A read of many partitions.
@@ -60,6 +62,8 @@ pub(crate) struct FetchedPartition {
     pub(crate) topic: Arc<str>,
     pub(crate) partition: PartitionId,
     pub(crate) outcome: Result<Fetched, ApiError>,
+    /// Beside an error: the reader has records that the log has not.
+    pub(crate) diverging: Option<Diverging>,
 }
 
 /// Records of one partition.
@@ -136,7 +140,13 @@ impl Service {
         for wanted in &request.partitions {
             let limit = wanted.max_bytes.min(left);
             let room = Room { limit, first };
-            let outcome = match self.find(ctx, wanted) {
+            let mut diverging = None;
+            let found = self.find(ctx, wanted).and_then(|partition| {
+                let epoch = wanted.last_fetched_epoch;
+                diverging = epoch.and_then(|last| partition.diverging(last, wanted.fetch_offset));
+                diverging.map_or(Ok(partition), |here| Err(truncated(wanted, here)))
+            });
+            let outcome = match found {
                 // Nothing would fit: it is not looked for, least of all on the disk.
                 Ok(partition) if left == 0 && !first => Ok(empty(&partition, wanted.fetch_offset)),
                 Ok(partition) => {
@@ -159,6 +169,7 @@ impl Service {
                 topic,
                 partition: wanted.partition,
                 outcome,
+                diverging,
             });
         }
         answer
@@ -200,6 +211,19 @@ impl Service {
         }
         answer
     }
+}
+
+/// The error of a reader that has read what the log has no more.
+fn truncated(wanted: &FetchPartition, diverging: Diverging) -> ApiError {
+    let end = diverging.end_offset;
+    ApiError::new(
+        ErrorCode::OffsetOutOfRange,
+        format!(
+            "the log was truncated below offset {}: what was read from offset {end} on is lost",
+            wanted.fetch_offset
+        ),
+    )
+    .hint("go on at diverging_epoch.end_offset: what is there now is not what was read")
 }
 
 /// What an answer has left for a partition.

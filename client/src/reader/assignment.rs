@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use logweir_proto::record::{Batches, RecordBatch};
-use logweir_proto::{Offset, TopicId};
+use logweir_proto::{LeaderEpoch, Offset, TopicId};
 
 use super::StartAt;
 use super::record::FetchedBatch;
@@ -38,6 +38,9 @@ pub(super) enum End {
 #[derive(Debug)]
 pub(super) struct Assignment {
     pub(super) position: Position,
+    /// The leader epoch in which the record before the position was written; the broker finds by it that this record is
+    /// gone (KIP-320). [`LeaderEpoch::NONE`] while nothing was read.
+    pub(super) read_epoch: LeaderEpoch,
     pub(super) end: End,
     /// What arrived and was not handed out, oldest first.
     pub(super) arrived: VecDeque<Arrived>,
@@ -76,6 +79,7 @@ impl Assignment {
     pub(super) fn new(start: StartAt, end: End) -> Self {
         let mut assignment = Self {
             position: Position::Unknown(start),
+            read_epoch: LeaderEpoch::NONE,
             end,
             arrived: VecDeque::new(),
             fetch_offset: Offset::ZERO,
@@ -96,6 +100,7 @@ impl Assignment {
         self.failure = None;
         self.corrupt = 0;
         self.unknown = 0;
+        self.read_epoch = LeaderEpoch::NONE;
         match to {
             StartAt::Offset(offset) => self.found(offset),
             _ => self.position = Position::Unknown(to),
@@ -106,6 +111,28 @@ impl Assignment {
     pub(super) fn found(&mut self, offset: Offset) {
         self.position = Position::At(offset);
         self.fetch_offset = offset;
+    }
+
+    /// The leader epoch of the last record below the fetch offset.
+    pub(super) fn fetched_epoch(&self) -> LeaderEpoch {
+        let last_epoch = |arrived: &Arrived| {
+            let batches = arrived.batches.clone().filter_map(Result::ok);
+            batches.last().map(|batch| batch.header().leader_epoch)
+        };
+        let arrived = self.arrived.iter().rev().find_map(last_epoch);
+        arrived.unwrap_or(self.read_epoch)
+    }
+
+    /// The log was truncated: it agrees with what was read below `end` only. Goes on there, or at the position if that is
+    /// lower; what has arrived is fetched again.
+    pub(super) fn go_back(&mut self, end: Offset, epoch: LeaderEpoch) {
+        self.rewind();
+        if let Position::At(position) = self.position
+            && position > end
+        {
+            self.read_epoch = epoch;
+            self.found(end);
+        }
     }
 
     /// Forgets what has arrived, to fetch it again.
@@ -202,6 +229,7 @@ impl Assignment {
         }
         self.corrupt = 0;
         self.position = Position::At(next_offset);
+        self.read_epoch = header.leader_epoch;
         if records.is_empty() {
             return Ok(None);
         }

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use logweir_proto::grpc::v1;
 use logweir_proto::record::batches;
-use logweir_proto::{ErrorCode, Offset, PartitionId, TopicId};
+use logweir_proto::{ErrorCode, LeaderEpoch, Offset, PartitionId, TopicId};
 use tokio::time::{Instant, Sleep};
 use tokio_stream::Stream;
 use tonic::Streaming;
@@ -55,7 +55,8 @@ pub(super) enum LinkEvent {
 /// What was looked up for a partition.
 enum Found {
     TopicId(TopicId),
-    Start(Offset),
+    /// With the leader epoch there.
+    Start(Offset, LeaderEpoch),
     End(Offset),
     Failed(Error),
 }
@@ -201,7 +202,10 @@ impl Link {
             };
             match found {
                 Found::TopicId(id) => assignment.topic_id = Some(id),
-                Found::Start(offset) => assignment.found(offset),
+                Found::Start(offset, epoch) => {
+                    assignment.found(offset);
+                    assignment.read_epoch = epoch;
+                }
                 Found::End(offset) => assignment.end = End::At(offset),
                 Found::Failed(error) => {
                     if let Some(error) = self.partition_failed(assignment, error, reading.config) {
@@ -236,6 +240,10 @@ impl Link {
                 reopen = true;
                 if error.code() == Some(ErrorCode::OffsetOutOfRange) {
                     reading.counters.offset_resets.add(1);
+                }
+                if let Some(diverging) = part.diverging_epoch {
+                    self.truncated(assignment, error, diverging, reading.config);
+                    continue;
                 }
                 again = self
                     .partition_failed(assignment, error, reading.config)
@@ -272,6 +280,29 @@ impl Link {
             }
         }
         places
+    }
+
+    /// The log has lost the end of what was read (KIP-320). As Kafka's consumer, a reader that may go on elsewhere goes on
+    /// where the two part: what lies below it has read, and what is there now it has not.
+    fn truncated(
+        &mut self,
+        assignment: &mut Assignment,
+        error: Error,
+        diverging: v1::DivergingEpoch,
+        config: &ReaderConfig,
+    ) {
+        let end = Offset::new(diverging.end_offset);
+        let error = error.with_action(format!(
+            "seek to offset {end} to go on with what is there now"
+        ));
+        if config.out_of_range == OutOfRange::Error {
+            assignment.rewind();
+            assignment.failure = Some(error.clone());
+            self.failures.push(error);
+            return;
+        }
+        tracing::warn!(%error, offset = %end, "records that were read are lost, going on where they began");
+        assignment.go_back(end, LeaderEpoch::new(diverging.leader_epoch));
     }
 
     /// A partition cannot be read as it is. Returns the error if trying again may help.
@@ -368,8 +399,9 @@ fn wanted_partition(
             End::At(end) => Some(end.get()),
             End::Never | End::Unknown => None,
         },
+        // Not the leader's: that one changes without anything being lost, and says nothing of what was read.
         current_leader_epoch: None,
-        last_fetched_epoch: None,
+        last_fetched_epoch: Some(assignment.fetched_epoch().get()).filter(|epoch| *epoch >= 0),
     }
 }
 
@@ -463,10 +495,10 @@ async fn find_all(
         }
         let found = look_up(&client, &wanted, isolation).await?;
         for ((place, _), found) in wanted.into_iter().zip(found) {
-            match found.map(|listed| listed.offset) {
-                Ok(Some(offset)) if is_end => findings.push((place, Found::End(offset))),
-                Ok(Some(offset)) => findings.push((place, Found::Start(offset))),
-                Ok(None) => at_the_end.push((place, OffsetSpec::Latest)),
+            match found.map(|listed| (listed.offset, listed.leader_epoch)) {
+                Ok((Some(offset), _)) if is_end => findings.push((place, Found::End(offset))),
+                Ok((Some(offset), epoch)) => findings.push((place, Found::Start(offset, epoch))),
+                Ok((None, _)) => at_the_end.push((place, OffsetSpec::Latest)),
                 Err(error) => findings.push((place, Found::Failed(error))),
             }
         }
@@ -475,7 +507,9 @@ async fn find_all(
         let found = look_up(&client, &at_the_end, isolation).await?;
         for ((place, _), found) in at_the_end.into_iter().zip(found) {
             let found = match found {
-                Ok(listed) => Found::Start(listed.offset.unwrap_or(Offset::ZERO)),
+                Ok(listed) => {
+                    Found::Start(listed.offset.unwrap_or(Offset::ZERO), listed.leader_epoch)
+                }
                 Err(error) => Found::Failed(error),
             };
             findings.push((place, found));

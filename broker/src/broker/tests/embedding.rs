@@ -111,6 +111,68 @@ async fn a_client_that_is_given_the_http_port_is_told_at_once_that_it_is_not_the
     }
 }
 
+/// A reader asked for the offset after the last it had read. Where a power cut had taken records back and others were
+/// written since, it passed over as many of them without a word.
+#[tokio::test]
+async fn a_reader_notices_that_records_it_has_read_are_lost_and_reads_those_that_took_their_place()
+{
+    let place = TopicPartition::new("orders", PartitionId::new(0));
+    for (policy, over_grpc) in [
+        (OutOfRange::Earliest, false),
+        (OutOfRange::Latest, true),
+        (OutOfRange::Error, true),
+    ] {
+        let config = Config::in_memory().with_flush(FlushMode::Os);
+        let broker = Broker::start(config).await.expect("starts");
+        let client = if over_grpc {
+            remote(&broker)
+        } else {
+            broker.client().expect("settings")
+        };
+        send(&client, "orders", &["kept"]).await;
+        broker.restart().await.expect("restarts cleanly");
+        send(&client, "orders", &["lost", "lost", "lost"]).await;
+        let mut reader = client
+            .reader_with(ReaderConfig {
+                out_of_range: policy,
+                ..ReaderConfig::default()
+            })
+            .expect("settings");
+        reader
+            .assign("orders", PartitionId::new(0), StartAt::Earliest)
+            .expect("room");
+        for expected in ["kept", "lost", "lost", "lost"] {
+            let record = reader.next().await.expect("reads").expect("no end");
+            assert_eq!(record.value.as_deref(), Some(expected.as_bytes()));
+        }
+        broker.crash(PowerCut::LoseUnsynced).await.expect("crashes");
+        broker.restart().await.expect("restarts");
+        let new = ["n1", "n2", "n3", "n4", "n5"];
+        send(&client, "orders", &new).await;
+        if policy == OutOfRange::Error {
+            let error = reader.next().await.expect_err("records are lost");
+            assert_eq!(error.code(), Some(ErrorCode::OffsetOutOfRange));
+            assert_eq!(error.kind(), logweir_client::ErrorKind::Data);
+            assert!(error.action().contains("offset 1"), "{error}");
+            let on = StartAt::Offset(Offset::new(1));
+            reader.seek(&place, on).expect("assigned");
+        }
+        for expected in new {
+            let record = reader.next().await.expect("reads").expect("no end");
+            assert_eq!(record.value.as_deref(), Some(expected.as_bytes()));
+        }
+        assert_eq!(reader.metrics().offset_resets, 1);
+        // A new leader epoch alone is nothing to be told of.
+        broker.crash(PowerCut::KeepAll).await.expect("crashes");
+        broker.restart().await.expect("restarts");
+        send(&client, "orders", &["more"]).await;
+        let record = reader.next().await.expect("reads").expect("no end");
+        assert_eq!(record.value.as_deref(), Some(&b"more"[..]));
+        assert_eq!(reader.metrics().offset_resets, 1);
+        broker.shutdown().await.expect("stops");
+    }
+}
+
 #[tokio::test]
 async fn on_a_real_disk_a_kill_is_simulated_and_the_power_is_not() {
     let broker = Broker::start_in_temp_dir(quiet()).await.expect("starts");
