@@ -23,6 +23,7 @@ fn generate() -> Result<(), Box<dyn std::error::Error>> {
     // `bytes` fields alias the received frame: the payload is not copied while decoding.
     tonic_prost_build::configure()
         .bytes(".")
+        .codec_path("crate::grpc::SizedCodec")
         .compile_fds(descriptors)?;
     // What brokers keep on disk: compiled apart, so that reflection does not show it.
     let internal = protox::compile(["logweir/internal/metadata.proto"], ["."])?;

@@ -14,6 +14,10 @@
 #[doc(hidden)]
 pub mod fuzz;
 
+mod codec;
+
+pub use codec::{SizedCodec, SizedEncoder};
+
 /// Version 1 of the contract.
 pub mod v1 {
     tonic::include_proto!("logweir.v1");

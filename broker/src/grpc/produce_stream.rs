@@ -6,14 +6,13 @@ use std::convert::Infallible;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use logweir_proto::grpc::v1;
+use logweir_proto::grpc::SizedEncoder;
 use logweir_proto::grpc::v1::produce_service_server::{ProduceServiceServer, SERVICE_NAME};
 use tonic::body::Body;
-use tonic::codec::{Codec, EncodeBody, SingleMessageCompressionOverride};
+use tonic::codec::{EncodeBody, SingleMessageCompressionOverride};
 use tonic::metadata::{GRPC_CONTENT_TYPE, MetadataMap};
 use tonic::server::NamedService;
 use tonic::{Request, Status};
-use tonic_prost::ProstCodec;
 use tower::Service;
 
 use crate::grpc::Handler;
@@ -56,11 +55,11 @@ impl ProduceServer {
             let message = format!("messages with grpc-encoding {encoding:?} are not taken");
             return Status::unimplemented(message).into_http();
         }
-        let requests = Requests::<v1::ProduceRequest>::new(body, self.max_request_bytes);
+        let requests = Requests::new(body, self.max_request_bytes);
         let metadata = MetadataMap::from_headers(parts.headers);
         let request = Request::from_parts(metadata, parts.extensions, requests);
         let body = EncodeBody::new_server(
-            ProstCodec::<v1::ProduceResponse, v1::ProduceRequest>::default().encoder(),
+            SizedEncoder::default(),
             self.handler.answers_to_stream(request),
             None,
             SingleMessageCompressionOverride::default(),
