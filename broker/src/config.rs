@@ -250,7 +250,7 @@ impl Default for Limits {
 impl Default for LogDirSettings {
     fn default() -> Self {
         Self {
-            max_unflushed_bytes: 512 * MIB,
+            max_unflushed_bytes: 256 * MIB,
             reserve_bytes: 8 * MIB,
             checkpoint_interval_ms: 60_000,
             retention_check_interval_ms: 300_000,

@@ -110,7 +110,7 @@ pub struct LogDirConfig {
 impl Default for LogDirConfig {
     fn default() -> Self {
         Self {
-            max_unflushed_bytes: 512 << 20,
+            max_unflushed_bytes: 256 << 20,
             reserve_bytes: 8 << 20,
             checkpoint_interval: Duration::from_secs(60),
             max_mapped_segments: None,

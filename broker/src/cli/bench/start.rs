@@ -24,8 +24,8 @@ use crate::config::{Config, ListenAddr};
 const MAX_LOG_BYTES: usize = 1 << 40;
 /// A record of that log.
 const LOG_RECORD_BYTES: usize = 64 << 10;
-/// Written right before each kill: nearly as much as a broker lets wait before it begins to flush, which is what it
-/// has to read again.
+/// Written right before each kill: nearly as much as a broker lets wait to be flushed at most, which is what it has to
+/// read again.
 const UNFLUSHED_BYTES: usize = 250 << 20;
 /// How often a broker with partitions or a log is started again.
 const RESTARTS: u16 = 5;
