@@ -324,13 +324,15 @@ impl ClientBuilder {
         self
     }
 
-    /// Connects to `HOST:PORT` or a URI. The first connection is made, and was answered on, before this returns.
+    /// Connects to `HOST:PORT` or a URI. The first connection is made, and was answered on, before this returns: all
+    /// within the time for connecting.
     ///
     /// # Errors
     /// If a setting or the address is not valid, or nobody answers there in time, or not as a gRPC server does.
     pub async fn connect(self, address: impl AsRef<str>) -> Result<Client> {
         self.config.validate()?;
         let (endpoint, target) = self.endpoint(address.as_ref())?;
+        let until = tokio::time::Instant::now() + self.config.connect_timeout;
         let channel = endpoint.connect().await.map_err(|error| {
             Error::new(
                 ErrorKind::Retriable,
@@ -338,18 +340,24 @@ impl ClientBuilder {
             )
             .with_action("is a broker running there? `logweir serve` starts one")
         })?;
-        let answered = tokio::time::timeout(self.config.connect_timeout, greet(channel.clone()));
-        let problem = match answered.await {
-            Ok(Ok(())) => None,
-            Ok(Err(problem)) => Some(problem),
-            Err(_) => Some(format!("nothing within {:?}", self.config.connect_timeout)),
-        };
-        if let Some(problem) = problem {
-            let message =
-                format!("what listens at {target} does not answer as gRPC does: {problem}");
-            return Err(Error::new(ErrorKind::Retriable, message).with_action(
-                "is that the port of the gRPC listener (`logweir serve --grpc`, 9093 by default) and not of another?",
-            ));
+        match tokio::time::timeout_at(until, greet(channel.clone())).await {
+            Ok(Ok(())) => {}
+            Ok(Err(problem)) => {
+                let message =
+                    format!("what listens at {target} does not answer as gRPC does: {problem}");
+                return Err(Error::new(ErrorKind::Retriable, message).with_action(
+                    "is that the port of the gRPC listener (`logweir serve --grpc`, 9093 by default) and not of another?",
+                ));
+            }
+            Err(_) => {
+                let timeout = self.config.connect_timeout;
+                let message = format!(
+                    "what listens at {target} has not answered as gRPC does within {timeout:?}"
+                );
+                return Err(Error::new(ErrorKind::Retriable, message).with_action(
+                    "the broker may be overloaded, or that is not the port of its gRPC listener (`logweir serve --grpc`, 9093 by default)",
+                ));
+            }
         }
         let transport = BoxCloneSyncService::new(channel.map_err(TransportError::new));
         Ok(self.build(transport, Some(endpoint), target))
@@ -442,7 +450,7 @@ impl ClientBuilder {
 /// that was lost and is made anew, until that request's time is up. Any gRPC server answers a call of any method as one;
 /// what it answers does not matter.
 async fn greet(channel: Channel) -> Result<(), String> {
-    const PATH: &str = "/grpc.health.v1.Health/Check";
+    const PATH: &str = "/logweir.v1.ClusterService/DescribeCluster";
     const GRPC: &str = "application/grpc";
     let request = http::Request::post(PATH)
         .header(http::header::CONTENT_TYPE, GRPC)

@@ -142,7 +142,7 @@ impl LogFlush {
     pub(crate) fn end(&self, change: impl FnOnce()) -> u64 {
         self.exclude(|| {
             change();
-            self.flushed_up_to(self.appended.load(Ordering::Relaxed))
+            self.flushed_up_to(self.appended.load(Ordering::Acquire))
         })
     }
 
@@ -156,7 +156,8 @@ impl LogFlush {
     /// Called by the log's writer.
     pub(crate) fn add_bytes(&self, bytes: u64) {
         let before = self.appended.load(Ordering::Relaxed);
-        self.appended.store(before + bytes, Ordering::Relaxed);
+        // Whoever sees these sees the sum over all logs with them.
+        self.appended.store(before + bytes, Ordering::Release);
     }
 
     /// Notes that no flush needs to know of the first `appended` bytes any more; how many of them were new. Called with
@@ -174,7 +175,7 @@ impl LogFlush {
         // The files are those of the end or later ones: a file is added before its first append.
         Snapshot {
             end: end(),
-            appended: self.appended.load(Ordering::Relaxed),
+            appended: self.appended.load(Ordering::Acquire),
             files: unsynced.files.clone(),
             dirs: std::mem::take(&mut unsynced.dirs),
             truncations: unsynced.truncations,
@@ -222,7 +223,7 @@ pub(crate) fn flush_log(context: &DirContext, log: &LogShared) -> Result<Offset,
     let durable_end = log.offsets.durable_end();
     if durable_end >= log.offsets.log_end() {
         // What was not durable was cut off.
-        let appended = log.flush.appended.load(Ordering::Relaxed);
+        let appended = log.flush.appended.load(Ordering::Acquire);
         context.writeback.discard(log.flush.flushed_up_to(appended));
         return Ok(durable_end);
     }
@@ -293,11 +294,12 @@ struct Pace {
 }
 
 impl Pace {
-    /// Until how many appends have asked, and for how long, the next flush waits; `None` if it does not: a client that
-    /// is alone, or a disk that is quick, would only be held up.
-    fn gather(self) -> Option<(u64, Duration)> {
+    /// Until how many appends have asked, and for how long, the next flush waits, if nobody has asked for `idle`; `None`
+    /// if it does not: a client that is alone, or a disk that is quick, would only be held up.
+    fn gather(self, idle: Duration) -> Option<(u64, Duration)> {
         let time = (self.took * GATHER_FACTOR).min(MAX_GATHER);
-        let worth = self.served >= SIBLINGS && time >= MIN_GATHER;
+        let there = idle <= self.took.max(MAX_GATHER);
+        let worth = self.served >= SIBLINGS && time >= MIN_GATHER && there;
         worth.then_some((self.asked + self.served, time))
     }
 }
@@ -360,6 +362,7 @@ impl GroupCommit {
     /// The group-commit thread: serves requests until [`GroupCommit::stop`].
     pub(crate) fn run(&self, context: &DirContext) {
         let mut pace = Pace::default();
+        let mut ended = Instant::now();
         loop {
             let mut queue = self.queue.lock();
             while queue.logs.is_empty() && !queue.stopped && !self.must_announce(context) {
@@ -375,7 +378,7 @@ impl GroupCommit {
                 }
             }
             if !queue.stopped
-                && let Some((wanted, time)) = pace.gather()
+                && let Some((wanted, time)) = pace.gather(ended.elapsed())
             {
                 self.gather(&mut queue, wanted, time);
             }
@@ -388,6 +391,7 @@ impl GroupCommit {
                 served: asked - pace.asked,
                 took: began.elapsed(),
             };
+            ended = Instant::now();
             if stopped {
                 return;
             }
@@ -476,7 +480,7 @@ mod tests {
     #[test]
     fn a_flush_waits_for_as_many_as_the_last_served_if_there_were_many_and_the_disk_is_slow() {
         let check = |served, took_us, expected| {
-            let time = pace(served, took_us).gather();
+            let time = pace(served, took_us).gather(Duration::ZERO);
             let time = time.map(|(asked, time)| (asked, u64::try_from(time.as_micros()).unwrap()));
             assert_eq!(time, expected, "{served} served in {took_us} us");
         };
@@ -485,7 +489,10 @@ mod tests {
         check(5, 200, Some((1_005, 400)));
         check(64, 20, None);
         check(64, 10_000, Some((1_064, 2_000)));
-        assert_eq!(Pace::default().gather(), None);
+        assert_eq!(Pace::default().gather(Duration::ZERO), None);
+        let later = |ms| pace(64, 10_000).gather(Duration::from_millis(ms));
+        assert!(later(10).is_some());
+        assert_eq!(later(11), None, "whoever there was has gone");
     }
 
     #[test]

@@ -416,8 +416,8 @@ impl SegmentWriter {
         }
     }
 
-    /// Has the processor fetch the lines of the `len` bytes from `position` on, to be written soon: the next append of
-    /// this size finds them, and their page's address, at hand. Pages that are not present are left alone.
+    /// Has the processor fetch the lines of the `len` bytes from `position` on, to be written soon: who writes there then
+    /// finds them, and their page's address, at hand. Pages that are not present are left alone.
     pub(crate) fn prefetch(&self, position: u64, len: usize) {
         let end = position.saturating_add(len as u64).min(self.allocated);
         let Ok((start, len)) = self.map.mapping.range(position, end.max(position)) else {

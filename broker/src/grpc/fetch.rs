@@ -316,6 +316,12 @@ fn partitions(wanted: &[v1::FetchPartition]) -> Result<Vec<FetchPartition>, Stat
             let message = format!("partition {partition} of topic {topic:?} is asked for twice");
             return Err(invalid(message));
         }
+        let last_fetched_epoch = wanted.last_fetched_epoch.map(LeaderEpoch::new);
+        if let Some(epoch) = last_fetched_epoch.filter(|epoch| *epoch < LeaderEpoch::NONE) {
+            return Err(invalid(format!(
+                "last_fetched_epoch {epoch} is below -1, which stands for none"
+            )));
+        }
         partitions.push(FetchPartition {
             topic: Arc::from(topic),
             topic_id: topic_id(wanted.topic_id.as_deref())?,
@@ -323,10 +329,7 @@ fn partitions(wanted: &[v1::FetchPartition]) -> Result<Vec<FetchPartition>, Stat
             fetch_offset: Offset::new(wanted.fetch_offset),
             max_bytes: limit(wanted.partition_max_bytes, DEFAULT_PARTITION_BYTES),
             current_leader_epoch: wanted.current_leader_epoch.map(LeaderEpoch::new),
-            last_fetched_epoch: wanted
-                .last_fetched_epoch
-                .map(LeaderEpoch::new)
-                .filter(|epoch| *epoch != LeaderEpoch::NONE),
+            last_fetched_epoch: last_fetched_epoch.filter(|epoch| *epoch != LeaderEpoch::NONE),
         });
     }
     Ok(partitions)

@@ -10,7 +10,7 @@ use logweir_proto::grpc::SizedEncoder;
 use logweir_proto::grpc::v1::produce_service_server::{ProduceServiceServer, SERVICE_NAME};
 use tonic::body::Body;
 use tonic::codec::{EncodeBody, SingleMessageCompressionOverride};
-use tonic::metadata::{GRPC_CONTENT_TYPE, MetadataMap};
+use tonic::metadata::{GRPC_CONTENT_TYPE, MetadataMap, MetadataValue};
 use tonic::server::NamedService;
 use tonic::{Request, Status};
 use tower::Service;
@@ -53,7 +53,13 @@ impl ProduceServer {
             && encoding != "identity"
         {
             let message = format!("messages with grpc-encoding {encoding:?} are not taken");
-            return Status::unimplemented(message).into_http();
+            let mut status = Status::unimplemented(message);
+            // What it may send instead, as gRPC has it.
+            let identity = MetadataValue::from_static("identity");
+            status
+                .metadata_mut()
+                .insert("grpc-accept-encoding", identity);
+            return status.into_http();
         }
         let requests = Requests::new(body, self.max_request_bytes);
         let metadata = MetadataMap::from_headers(parts.headers);

@@ -4,7 +4,6 @@
 //! rule, so here its message is decoded in place, and the batch shares the frame; only a message that spans frames
 //! is put together. Limits and errors are tonic's.
 
-use std::collections::VecDeque;
 use std::marker::PhantomData;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -23,10 +22,11 @@ const PREFIX_BYTES: usize = 5;
 #[derive(Debug)]
 pub(super) struct Requests<M> {
     body: Body,
-    /// Frames that have come, without what was decoded.
-    frames: VecDeque<Bytes>,
-    /// Bytes in `frames`.
-    len: usize,
+    /// What is left of the newest frame.
+    frame: Bytes,
+    /// What came before it of a message that spans frames. The frames themselves are let go: many small ones would take
+    /// far more memory than the bytes that they carry and are charged for.
+    partial: BytesMut,
     /// The length of the message that has begun, once its prefix was read.
     message: Option<usize>,
     max_message_bytes: usize,
@@ -39,8 +39,8 @@ impl<M: Message + Default> Requests<M> {
     pub(super) fn new(body: Body, max_message_bytes: usize) -> Self {
         Self {
             body,
-            frames: VecDeque::new(),
-            len: 0,
+            frame: Bytes::new(),
+            partial: BytesMut::new(),
             message: None,
             max_message_bytes,
             ended: false,
@@ -50,23 +50,21 @@ impl<M: Message + Default> Requests<M> {
 
     /// The next message, if all of it has come.
     fn next_message(&mut self) -> Result<Option<M>, Status> {
-        let len = match self.message {
-            Some(len) => len,
-            None if self.len < PREFIX_BYTES => return Ok(None),
-            None => self.read_prefix()?,
-        };
-        self.message = Some(len);
-        if self.len < len {
-            return Ok(None);
+        if self.message.is_none() {
+            let Some(prefix) = self.take(PREFIX_BYTES) else {
+                return Ok(None);
+            };
+            self.message = Some(self.message_len(prefix)?);
         }
+        let Some(bytes) = self.message.and_then(|len| self.take(len)) else {
+            return Ok(None);
+        };
         self.message = None;
-        let bytes = self.take(len);
         let message = M::decode(bytes).map_err(|error| Status::internal(error.to_string()))?;
         Ok(Some(message))
     }
 
-    fn read_prefix(&mut self) -> Result<usize, Status> {
-        let mut prefix = self.take(PREFIX_BYTES);
+    fn message_len(&self, mut prefix: Bytes) -> Result<usize, Status> {
         match prefix.get_u8() {
             0 => {}
             1 => {
@@ -90,29 +88,16 @@ impl<M: Message + Default> Requests<M> {
         Ok(len)
     }
 
-    /// The first `len` bytes of those that have come; a copy only where they span frames.
-    fn take(&mut self, len: usize) -> Bytes {
-        self.len -= len;
-        if let Some(first) = self.frames.front_mut()
-            && first.len() >= len
-        {
-            let bytes = first.split_to(len);
-            if first.is_empty() {
-                self.frames.pop_front();
-            }
-            return bytes;
+    /// The next `len` bytes, if they have come: those of the newest frame itself, or a copy if they span frames. What has
+    /// come of more is put aside.
+    fn take(&mut self, len: usize) -> Option<Bytes> {
+        if self.partial.is_empty() && self.frame.len() >= len {
+            return Some(self.frame.split_to(len));
         }
-        let mut bytes = BytesMut::with_capacity(len);
-        while bytes.len() < len
-            && let Some(mut frame) = self.frames.pop_front()
-        {
-            let rest = frame.split_off(frame.len().min(len - bytes.len()));
-            bytes.extend_from_slice(&frame);
-            if !rest.is_empty() {
-                self.frames.push_front(rest);
-            }
-        }
-        bytes.freeze()
+        let wanted = len - self.partial.len();
+        let piece = self.frame.split_to(wanted.min(self.frame.len()));
+        self.partial.extend_from_slice(&piece);
+        (self.partial.len() == len).then(|| std::mem::take(&mut self.partial).freeze())
     }
 
     fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<M, Status>>> {
@@ -120,17 +105,16 @@ impl<M: Message + Default> Requests<M> {
             if let Some(message) = self.next_message()? {
                 return Poll::Ready(Some(Ok(message)));
             }
+            // All of the frame before was taken or put aside.
             match std::task::ready!(Pin::new(&mut self.body).poll_frame(cx)) {
-                Some(Ok(frame)) => {
-                    // Trailers of a request mean nothing.
-                    let data = frame.into_data().unwrap_or_default();
-                    if !data.is_empty() {
-                        self.len += data.len();
-                        self.frames.push_back(data);
-                    }
+                // Trailers of a request mean nothing.
+                Some(Ok(frame)) => self.frame = frame.into_data().unwrap_or_default(),
+                // The peer took the call back: nobody is there to be told.
+                Some(Err(status)) if status.code() == tonic::Code::Cancelled => {
+                    return Poll::Ready(None);
                 }
                 Some(Err(status)) => return Poll::Ready(Some(Err(status))),
-                None if self.len > 0 || self.message.is_some() => {
+                None if !self.partial.is_empty() || self.message.is_some() => {
                     return Poll::Ready(Some(Err(Status::internal(
                         "the stream ended within a message",
                     ))));
@@ -156,14 +140,16 @@ impl<M: Message + Default> Stream for Requests<M> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::VecDeque;
+
     use http_body::Frame;
     use logweir_proto::grpc::v1;
     use tokio_stream::StreamExt;
 
     use super::*;
 
-    /// A body of these frames.
-    struct Frames(VecDeque<Bytes>);
+    /// A body of these frames, or errors.
+    struct Frames(VecDeque<Result<Frame<Bytes>, Status>>);
 
     impl HttpBody for Frames {
         type Data = Bytes;
@@ -173,7 +159,7 @@ mod tests {
             mut self: Pin<&mut Self>,
             _cx: &mut Context<'_>,
         ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-            Poll::Ready(self.0.pop_front().map(|data| Ok(Frame::data(data))))
+            Poll::Ready(self.0.pop_front())
         }
     }
 
@@ -200,7 +186,8 @@ mod tests {
     }
 
     fn requests(frames: Vec<Bytes>, max: usize) -> Requests<v1::ProduceRequest> {
-        Requests::new(Body::new(Frames(frames.into())), max)
+        let frames = frames.into_iter().map(|data| Ok(Frame::data(data)));
+        Requests::new(Body::new(Frames(frames.collect())), max)
     }
 
     async fn read(frames: Vec<Bytes>, max: usize) -> Vec<Result<v1::ProduceRequest, Status>> {
@@ -257,5 +244,43 @@ mod tests {
             assert!(read[0].is_ok());
             assert_eq!(read[1].as_ref().unwrap_err().code(), code, "{bad:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn trailers_mean_nothing_and_a_broken_body_is_told_unless_the_peer_took_the_call_back() {
+        for (error, told) in [
+            (None, 0),
+            (Some(Status::cancelled("reset")), 0),
+            (Some(Status::unknown("connection lost")), 1),
+        ] {
+            let mut frames = VecDeque::from([
+                Ok(Frame::data(Bytes::from(encoded(&request(1, &[1; 64]))))),
+                Ok(Frame::trailers(http::HeaderMap::new())),
+            ]);
+            frames.extend(error.map(Err));
+            let requests: Requests<v1::ProduceRequest> =
+                Requests::new(Body::new(Frames(frames)), 1_000);
+            let read: Vec<_> = requests.collect().await;
+            assert_eq!(read.len(), 1 + told, "{read:?}");
+            assert!(read[0].is_ok());
+        }
+    }
+
+    /// Every frame of an unfinished message used to be kept: 16 MiB in frames of a byte took a gigabyte.
+    #[tokio::test]
+    async fn an_unfinished_message_takes_what_has_come_of_it() {
+        let mut bytes = encoded(&request(1, &vec![7; 100_000]));
+        bytes.pop();
+        let frames = bytes.chunks(1).map(Bytes::copy_from_slice).collect();
+        let mut requests = requests(frames, 1 << 20);
+        let error = requests.next().await.unwrap().unwrap_err();
+        assert_eq!(error.code(), tonic::Code::Internal);
+        assert!(requests.frame.is_empty());
+        let taken = requests.partial.capacity();
+        assert!(
+            taken <= 2 * bytes.len(),
+            "{taken} for {} bytes",
+            bytes.len()
+        );
     }
 }

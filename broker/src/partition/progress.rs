@@ -314,7 +314,7 @@ mod tests {
             for (kind, offset) in events {
                 let before = progress.clone();
                 let event = match kind {
-                    0 => appended(offset),
+                    0 => Event::Appended { log_end: at(offset), durable_end: at(offset / 2) },
                     1 => Event::Durable { durable_end: at(offset) },
                     2 => Event::FollowerFetched { node: FOLLOWER, end: at(offset) },
                     3 => Event::FlushPerAck(offset % 2 == 0),

@@ -87,10 +87,15 @@ impl Partition {
     /// Where the log and what a reader has part, if they do: it has read everything below `from`, the last of it from
     /// `epoch` (KIP-320). The end of a log can be lost in a power cut where the topic leaves flushing to the system.
     pub(crate) fn diverging(&self, epoch: LeaderEpoch, from: Offset) -> Option<Diverging> {
+        // Newer than all that is there: its records are gone, so the newest that is left has the end.
         let known = self.log().end_offset_of_epoch(epoch);
-        // Newer than all that is there: its records are gone, or there have been none.
-        let (leader_epoch, end_offset) =
-            known.unwrap_or_else(|| (LeaderEpoch::NONE, self.log().log_end_offset()));
+        let (found, end_offset) =
+            known.unwrap_or_else(|| (self.log().last_epoch(), self.log().log_end_offset()));
+        // Older than all that is kept: what it wrote is gone.
+        let leader_epoch = match self.log().has_epoch(found) {
+            true => found,
+            false => LeaderEpoch::NONE,
+        };
         (end_offset < from).then_some(Diverging {
             leader_epoch,
             end_offset,

@@ -260,6 +260,7 @@ impl Partitions {
     pub(crate) fn applies_at_once(&self, image: &Image) -> bool {
         !self.log_dir.disk().may_wait()
             && image.partition_count <= APPLIED_AT_ONCE
+            && !self.applying.is_locked()
             && image.topics.len() >= self.topics.read().len()
     }
 

@@ -25,7 +25,11 @@ impl Reconciler {
         let image = quorum.image();
         let first = image.version;
         let to = Arc::clone(&partitions);
-        let begun = apply(to, image).await;
+        // What is there already may have to be read and repaired.
+        let begun = match image.partition_count {
+            0 => apply(to, image).await,
+            _ => apply_on_thread(to, image).await,
+        };
         let (sender, applied) = watch::channel(first);
         let work = async move {
             if let Err(reason) = begun {
@@ -65,6 +69,13 @@ async fn apply(
         partitions.apply(&image);
         return Ok(());
     }
+    apply_on_thread(partitions, image).await
+}
+
+async fn apply_on_thread(
+    partitions: Arc<Partitions>,
+    image: Arc<crate::metadata::Image>,
+) -> Result<(), String> {
     let work = tokio::task::spawn_blocking(move || partitions.apply(&image));
     work.await
         .map_err(|error| format!("the partitions cannot follow the cluster's image: {error}"))

@@ -55,7 +55,7 @@ pub(super) enum LinkEvent {
 /// What was looked up for a partition.
 enum Found {
     TopicId(TopicId),
-    /// With the leader epoch there.
+    /// With the leader epoch that the broker named beside it.
     Start(Offset, LeaderEpoch),
     End(Offset),
     Failed(Error),

@@ -145,6 +145,19 @@ impl LogReader {
             .end_of(epoch, self.log_end_offset())
     }
 
+    /// The newest leader epoch in the log; [`LeaderEpoch::NONE`] if there is none.
+    #[must_use]
+    pub fn last_epoch(&self) -> LeaderEpoch {
+        self.shared.epochs.read().last()
+    }
+
+    /// Whether records of `epoch` are in the log.
+    #[must_use]
+    pub fn has_epoch(&self, epoch: LeaderEpoch) -> bool {
+        let epochs = self.shared.epochs.read();
+        epochs.entries().iter().any(|(known, _)| *known == epoch)
+    }
+
     /// How many data records lie in `[from, to)`, both moved into the log's range: compacted records and
     /// control records are not counted. May read from the disk.
     ///

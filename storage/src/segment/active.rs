@@ -258,6 +258,7 @@ impl ActiveSegment {
         let written = self.reservation.is_none() || placement == Placement::Written;
         if !written && len < PWRITE_BYTES {
             self.writer.write_vectored(position, &parts)?;
+            // For the append after the next: memory takes longer than the next one needs to come.
             self.writer.prefetch(position + 2 * len as u64, len);
             return Ok(());
         }

@@ -91,6 +91,7 @@ async fn a_producer_that_is_under_way_lives_through_crashes_and_stores_each_reco
 
 /// The client took a connection for made, and its first request for one that was lost with it: it tried again for
 /// half a minute, or for a whole one where it read.
+#[cfg(feature = "http")]
 #[tokio::test]
 async fn a_client_that_is_given_the_http_port_is_told_at_once_that_it_is_not_the_grpc_one() {
     let broker = Broker::start(Config::in_memory()).await.expect("starts");

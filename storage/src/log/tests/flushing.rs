@@ -6,7 +6,7 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 
 use super::*;
-use crate::disk::{DiskOp, PowerCut};
+use crate::disk::{DiskOp, PowerCut, SimFault};
 use crate::flush::FlushOutcome;
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -106,6 +106,72 @@ fn one_sync_serves_all_that_wait() {
     let syncs = disk.operations_of(DiskOp::Sync) - before;
     assert_eq!(syncs, 2, "one for the first, one for the thousand");
     assert_eq!(dir.log_flushes() - flushes_before, 2, "they are counted");
+}
+
+#[test]
+fn where_the_disk_is_memory_an_append_flushes_by_itself_unless_something_slows_it_down() {
+    let disk = SimDisk::new(1 << 28);
+    let config = LogDirConfig {
+        threads: false,
+        flush_in_append: true,
+        ..LogDirConfig::default()
+    };
+    let dir = LogDir::open(Arc::new(disk.clone()), Path::new("/d"), config).unwrap();
+    let per_ack = LogConfig {
+        flush: FlushPolicy::PER_ACK,
+        ..LogConfig::default()
+    };
+    let (mut log, told) = open_told(&dir, per_ack);
+    append(&mut log);
+    assert_eq!(log.durable_end_offset(), Offset::new(1), "at once");
+
+    let slow = || {
+        disk.inject(
+            SimFault::slow(Duration::from_millis(1))
+                .on(DiskOp::Sync)
+                .forever(),
+        )
+    };
+    let slowed = slow();
+    append(&mut log);
+    assert_eq!(
+        log.durable_end_offset(),
+        Offset::new(1),
+        "left to the thread"
+    );
+    dir.drive(false);
+    wait_for(&told, 2);
+    assert!(slowed.fired() > 0);
+
+    append(&mut log);
+    disk.clear_faults();
+    append(&mut log);
+    assert_eq!(
+        log.durable_end_offset(),
+        Offset::new(4),
+        "with the one before"
+    );
+    // What was asked for in the meantime finds nothing to do.
+    dir.drive(false);
+    assert_eq!(log.durable_end_offset(), Offset::new(4));
+    assert_eq!(dir.unflushed_bytes(), 0);
+
+    let by_count = FlushPolicy {
+        records: Some(2),
+        ..FlushPolicy::OS
+    };
+    log.set_config(LogConfig {
+        flush: by_count,
+        ..LogConfig::default()
+    });
+    append(&mut log);
+    assert_eq!(log.durable_end_offset(), Offset::new(4));
+    append(&mut log);
+    assert_eq!(
+        log.durable_end_offset(),
+        Offset::new(6),
+        "the second record"
+    );
 }
 
 #[test]
