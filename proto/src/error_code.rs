@@ -244,6 +244,8 @@ error_codes! {
     UnsupportedAssignor = 112, "UNSUPPORTED_ASSIGNOR", false;
     /// The member epoch is stale (KIP-848).
     StaleMemberEpoch = 113, "STALE_MEMBER_EPOCH", false;
+    /// The regular expression cannot be read (KIP-848).
+    InvalidRegularExpression = 128, "INVALID_REGULAR_EXPRESSION", false;
 }
 
 impl fmt::Display for ErrorCode {
