@@ -19,6 +19,7 @@ mod broker;
 pub mod cli;
 mod clock;
 pub mod config;
+mod coordinator;
 mod error;
 mod faults;
 mod grpc;
