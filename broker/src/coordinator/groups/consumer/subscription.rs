@@ -1,0 +1,98 @@
+//! Which topics members are subscribed to, by name and by pattern, and a hash that tells when those changed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use logweir_proto::{ErrorCode, TopicId};
+
+use super::group::ConsumerGroup;
+use crate::coordinator::groups::answer::GroupError;
+use crate::coordinator::groups::config::{Pattern, ReadPattern};
+use crate::coordinator::groups::records::MemberValue;
+use crate::coordinator::groups::topics::Topics;
+
+/// Looks subscriptions up in the topics of one moment. Every pattern is matched once.
+#[derive(Debug)]
+pub(super) struct Subscriptions<'a> {
+    topics: &'a Topics,
+    patterns: Option<ReadPattern>,
+    matched: BTreeMap<Arc<str>, Arc<BTreeSet<Arc<str>>>>,
+}
+
+impl<'a> Subscriptions<'a> {
+    pub(super) fn new(topics: &'a Topics, patterns: Option<ReadPattern>) -> Self {
+        Self {
+            topics,
+            patterns,
+            matched: BTreeMap::new(),
+        }
+    }
+
+    fn matching(&mut self, pattern: &Arc<str>) -> Arc<BTreeSet<Arc<str>>> {
+        if let Some(matched) = self.matched.get(pattern) {
+            return Arc::clone(matched);
+        }
+        // A pattern that cannot be read was refused; one that is read by a broker that cannot matches nothing.
+        let read = read_pattern(self.patterns, pattern).ok();
+        let matches = |name: &&Arc<str>| read.as_ref().is_some_and(|p| (p.0)(name));
+        let names = Arc::new(self.topics.names().filter(matches).cloned().collect());
+        self.matched.insert(Arc::clone(pattern), Arc::clone(&names));
+        names
+    }
+
+    /// The topics of a member that exist, with their numbers of partitions.
+    pub(super) fn of(&mut self, member: &MemberValue) -> BTreeMap<TopicId, i32> {
+        let matched = member
+            .topic_regex
+            .as_ref()
+            .map(|pattern| self.matching(pattern));
+        let names = member
+            .topic_names
+            .iter()
+            .chain(matched.iter().flat_map(|names| names.iter()));
+        let found = names.filter_map(|name| self.topics.get(name));
+        found.map(|topic| (topic.id, topic.partitions)).collect()
+    }
+
+    /// A hash of the topics of all members: their ids, and how many partitions they have. 0 if there are none.
+    pub(super) fn hash(&mut self, group: &ConsumerGroup) -> i64 {
+        let mut all = BTreeMap::new();
+        let mut seen = BTreeSet::new();
+        for member in group.members.values() {
+            let value = &member.value;
+            // Most members of a group are subscribed to the same.
+            if seen.insert((&value.topic_names, &value.topic_regex)) {
+                all.extend(self.of(value));
+            }
+        }
+        if all.is_empty() {
+            return 0;
+        }
+        // FNV-1a: it need not be strong, for topic ids are random.
+        let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+        for (id, partitions) in all {
+            for byte in id.get().into_iter().chain(partitions.to_be_bytes()) {
+                hash = (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+            }
+        }
+        hash.cast_signed()
+    }
+}
+
+/// Reads a pattern.
+///
+/// # Errors
+/// INVALID_REGULAR_EXPRESSION if it cannot be read; UNSUPPORTED_VERSION if patterns are not served.
+pub(super) fn read_pattern(
+    read: Option<ReadPattern>,
+    pattern: &str,
+) -> Result<Pattern, GroupError> {
+    let Some(read) = read else {
+        let message = "subscriptions by pattern are not served";
+        return Err(GroupError::new(ErrorCode::UnsupportedVersion, message));
+    };
+    read(pattern).map_err(|why| {
+        let message = format!("the pattern {pattern:?} cannot be read: {why}");
+        GroupError::new(ErrorCode::InvalidRegularExpression, message)
+    })
+}
