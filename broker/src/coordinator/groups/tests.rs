@@ -1,7 +1,9 @@
 //! What the tests of groups share: a machine with its log, run as its runner runs it.
 
 mod golden;
+mod recorded;
 mod replay;
+mod sim;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
