@@ -151,6 +151,7 @@ impl From<BatchError> for ApiError {
             | BatchError::ControlBatch
             | BatchError::LogAppendTime
             | BatchError::DeleteHorizon
+            | BatchError::NoKey { .. }
             | BatchError::Record { .. }
             | BatchError::TrailingBytes { .. }
             | BatchError::Decompress { .. }

@@ -12,6 +12,7 @@ mod control;
 mod error;
 mod header;
 mod records;
+mod unpacked;
 mod varint;
 
 pub use batch::{
@@ -25,6 +26,7 @@ pub use header::{
     Attributes, BatchHeader, Compression, HEADER_LEN, ParseCompressionError, TimestampType,
 };
 pub use records::{Record, RecordHeader, Records};
+pub use unpacked::{KeyedRecord, UnpackedBatch, without_records};
 
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]

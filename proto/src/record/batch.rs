@@ -157,6 +157,18 @@ impl RecordBatch {
         Ok(())
     }
 
+    /// Checks that each record has a key, as a compacted topic needs; for a batch that passed [`RecordBatch::validate`].
+    /// Compressed bodies are not opened: a record without a key in one is dropped when it is compacted.
+    ///
+    /// # Errors
+    /// [`BatchError::NoKey`].
+    pub fn check_keys(&self) -> Result<(), BatchError> {
+        match self.header.attributes.compression() {
+            Compression::None => records::check_keys(&self.header, &self.bytes[HEADER_LEN..]),
+            _ => Ok(()),
+        }
+    }
+
     /// The records, in order. A compressed body is unpacked first, in one go, into at most `max_decompressed_bytes`;
     /// an uncompressed one is not copied, and the limit does not apply to it.
     ///

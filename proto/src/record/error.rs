@@ -88,6 +88,12 @@ pub enum BatchError {
     /// A producer set the delete horizon, which only compaction sets.
     #[error("producers may not set a delete horizon")]
     DeleteHorizon,
+    /// A record has no key where each must have one: a topic that is compacted.
+    #[error("record {index} of the batch has no key, which a compacted topic needs")]
+    NoKey {
+        /// Which record of the batch, from 0.
+        index: i32,
+    },
     /// A record is malformed.
     #[error("record {index} of the batch: {fault}")]
     Record {

@@ -147,10 +147,27 @@ pub(super) fn check(header: &BatchHeader, body: &[u8]) -> Result<(), BatchError>
     Ok(())
 }
 
+/// Checks that every record of an uncompressed body, which [`check`] passed, has a key.
+pub(super) fn check_keys(header: &BatchHeader, body: &[u8]) -> Result<(), BatchError> {
+    let mut walk = Walk::new(header);
+    loop {
+        let index = walk.index;
+        match walk.next(body) {
+            None => return Ok(()),
+            Some(layout) => {
+                if layout?.key.is_none() {
+                    return Err(BatchError::NoKey { index });
+                }
+            }
+        }
+    }
+}
+
 /// A walk over a body, record by record, that checks sizes, order and the end.
 #[derive(Clone, Debug)]
-struct Walk {
-    at: usize,
+pub(super) struct Walk {
+    /// Where the next record begins.
+    pub(super) at: usize,
     index: i32,
     count: i32,
     previous_delta: i32,
@@ -159,7 +176,7 @@ struct Walk {
 }
 
 impl Walk {
-    fn new(header: &BatchHeader) -> Self {
+    pub(super) fn new(header: &BatchHeader) -> Self {
         Self {
             at: 0,
             index: 0,
@@ -171,7 +188,7 @@ impl Walk {
     }
 
     /// The next record; `None` after the last or after an error.
-    fn next(&mut self, body: &[u8]) -> Option<Result<Layout, BatchError>> {
+    pub(super) fn next(&mut self, body: &[u8]) -> Option<Result<Layout, BatchError>> {
         if self.done {
             return None;
         }
@@ -219,11 +236,13 @@ impl Walk {
 }
 
 /// Where the fields of one record stand in its body.
-struct Layout {
-    timestamp_delta: i64,
-    offset_delta: i32,
-    key: Option<Range<usize>>,
-    value: Option<Range<usize>>,
+pub(super) struct Layout {
+    pub(super) timestamp_delta: i64,
+    /// Where the fields after the timestamp begin.
+    pub(super) after_timestamp: usize,
+    pub(super) offset_delta: i32,
+    pub(super) key: Option<Range<usize>>,
+    pub(super) value: Option<Range<usize>>,
     header_count: usize,
     /// The headers without their count; ends where the record ends.
     headers: Range<usize>,
@@ -304,6 +323,7 @@ impl Fields<'_> {
         // The attributes byte has no meaning yet; Kafka does not look at it.
         fields.take(1, "record attributes")?;
         let timestamp_delta = fields.long("timestamp delta")?;
+        let after_timestamp = fields.at;
         let offset_delta = fields.number("offset delta")?;
         let key = fields.nullable("key")?;
         let value = fields.nullable("value")?;
@@ -328,6 +348,7 @@ impl Fields<'_> {
         let headers = headers_start..whole.end;
         Ok(Layout {
             timestamp_delta,
+            after_timestamp,
             offset_delta,
             key,
             value,
