@@ -188,11 +188,12 @@ impl LogFlush {
         if unsynced.truncations != snapshot.truncations {
             return false;
         }
+        // Not by the base offset: a segment that was opened anew while it was empty is there twice, and once sealed.
         let synced = |file: &UnsyncedFile| {
-            snapshot
-                .files
-                .iter()
-                .any(|other| other.sealed && other.base == file.base)
+            snapshot.files.iter().any(|other| {
+                let (one, other_file) = (Arc::as_ptr(&file.file), Arc::as_ptr(&other.file));
+                other.sealed && std::ptr::addr_eq(one, other_file)
+            })
         };
         unsynced.files.retain(|file| !synced(file));
         advance();

@@ -358,3 +358,36 @@ fn faults_of_this_thread() -> u64 {
     let (_, fields) = stat.rsplit_once(')').unwrap();
     fields.split_whitespace().nth(7).unwrap().parse().unwrap()
 }
+
+/// An empty segment is opened anew when a batch comes that its map has no room for. Its file was then noted twice, once
+/// as one that gets no more, and the first flush took both off the list: what was appended later was told to be durable
+/// and never synced.
+#[test]
+fn a_segment_that_was_opened_anew_while_it_was_empty_is_synced_with_every_flush() {
+    let disk = SimDisk::new(1 << 26);
+    let small = LogConfig {
+        segment_bytes: 500,
+        ..per_ack()
+    };
+    let large = LogConfig {
+        segment_bytes: 50_000,
+        ..per_ack()
+    };
+    let dir = dir_on(&disk, quiet());
+    let mut log = open_log(&dir, &small);
+    log.append(&batch(&["a"], 1), EPOCH, Timestamp::new(1))
+        .unwrap();
+    log.restart_at(Offset::new(10)).unwrap();
+    log.set_config(large.clone());
+    let long = "x".repeat(5_000);
+    for value in [&*long, "b"] {
+        log.append(&batch(&[value], 1), EPOCH, Timestamp::new(1))
+            .unwrap();
+        dir.drive(false);
+    }
+    assert_eq!(log.durable_end_offset(), Offset::new(12));
+    disk.power_cut(0, PowerCut::LoseUnsynced);
+    drop((log, dir));
+    let log = open_log(&dir_on(&disk, quiet()), &large);
+    assert_eq!(log.log_end_offset(), Offset::new(12));
+}
