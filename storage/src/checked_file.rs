@@ -29,6 +29,8 @@ pub(crate) mod magic {
     pub(crate) const LOG_STATE: [u8; 4] = *b"LWLS";
     /// Leader epochs of one log.
     pub(crate) const LEADER_EPOCHS: [u8; 4] = *b"LWEP";
+    /// Up to where one log was compacted.
+    pub(crate) const COMPACTION: [u8; 4] = *b"LWCO";
     /// Producer states at one offset.
     pub(crate) const PRODUCERS: [u8; 4] = *b"LWPS";
     /// Index of one segment; the only one with a frame of its own.

@@ -69,7 +69,11 @@ impl IndexEntry {
                 .records
                 .saturating_add(u32::try_from(records).unwrap_or(0)),
             append_time: self.append_time,
-            max_timestamp: self.max_timestamp.max(header.max_timestamp),
+            // An empty batch tells the time of records that compaction removed.
+            max_timestamp: match header.record_count {
+                0 => self.max_timestamp,
+                _ => self.max_timestamp.max(header.max_timestamp),
+            },
         }
     }
 }
@@ -91,6 +95,14 @@ impl Index {
 
     pub(crate) fn base(&self) -> Offset {
         self.base
+    }
+
+    /// The same entries once more.
+    pub(crate) fn copy(&self) -> Self {
+        Self {
+            base: self.base,
+            entries: self.entries.clone(),
+        }
     }
 
     pub(crate) fn entries(&self) -> &[IndexEntry] {
@@ -141,6 +153,11 @@ impl Index {
             .partition_point(|e| e.offset <= offset && u64::from(e.position) <= position);
         self.entries.truncate(keep);
         keep
+    }
+
+    /// Forgets all entries but the first `entries`.
+    pub(crate) fn keep_first(&mut self, entries: usize) {
+        self.entries.truncate(entries);
     }
 
     /// Takes away the entry that stands at the end of the segment, so that the batch to come there gets its own.

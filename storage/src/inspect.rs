@@ -16,7 +16,7 @@ use crate::checkpoint::{self, LogState};
 use crate::disk::{Disk, DiskFile, OpenMode, OsDisk};
 use crate::epochs::Epochs;
 use crate::index::{self, IndexEntry};
-use crate::log::FileName;
+use crate::log::{CompactionPoint, FileName};
 use crate::producers;
 use crate::segment::{Scanner, Stop};
 
@@ -34,6 +34,8 @@ pub enum FileKind {
     LeaderEpochs,
     /// Start offset and truncations of a log.
     LogState,
+    /// Up to where a log is compacted.
+    Compaction,
     /// Recovery points of a data directory.
     RecoveryPoints,
     /// Identity of a data directory.
@@ -58,6 +60,7 @@ impl fmt::Display for FileKind {
             Self::Producers => "producer snapshot",
             Self::LeaderEpochs => "leader epochs",
             Self::LogState => "log state",
+            Self::Compaction => "compaction",
             Self::RecoveryPoints => "recovery points",
             Self::Directory => "directory id",
             Self::Running => "running file",
@@ -309,6 +312,7 @@ fn kind_of_magic(head: &[u8]) -> Option<FileKind> {
         magic::PRODUCERS => FileKind::Producers,
         magic::LEADER_EPOCHS => FileKind::LeaderEpochs,
         magic::LOG_STATE => FileKind::LogState,
+        magic::COMPACTION => FileKind::Compaction,
         magic::RECOVERY_POINTS => FileKind::RecoveryPoints,
         magic::DIRECTORY => FileKind::Directory,
         magic::RUNNING => FileKind::Running,
@@ -324,6 +328,7 @@ fn kind_of_name(name: &str) -> Option<FileKind> {
         FileName::Producers(_) => FileKind::Producers,
         FileName::Epochs => FileKind::LeaderEpochs,
         FileName::State => FileKind::LogState,
+        FileName::Compaction => FileKind::Compaction,
         _ => match name {
             "recovery-points" => FileKind::RecoveryPoints,
             "directory" => FileKind::Directory,
@@ -373,6 +378,7 @@ fn small_items(path: &Path, kind: FileKind, bytes: &[u8]) -> Result<Items, Inspe
         FileKind::Producers => producers_of(bytes),
         FileKind::LeaderEpochs => epochs_of(bytes),
         FileKind::LogState => state_of(bytes),
+        FileKind::Compaction => compaction_of(bytes),
         FileKind::RecoveryPoints => points_of(bytes),
         FileKind::Directory => directory_of(bytes),
         FileKind::Running => running_of(bytes),
@@ -514,6 +520,15 @@ fn state_of(bytes: &[u8]) -> Result<Items, Damage> {
         field("last cut", state.last_cut),
         field("restarting", state.restarting),
         field("has gaps", state.has_gaps),
+    ])
+}
+
+fn compaction_of(bytes: &[u8]) -> Result<Items, Damage> {
+    let point = CompactionPoint::decode(bytes)?;
+    Ok(vec![
+        field("truncations", point.truncations),
+        field("compacted end", point.end),
+        field("newest delete horizon", point.newest_horizon),
     ])
 }
 

@@ -46,10 +46,12 @@ mod producers;
 mod segment;
 mod threads;
 
-pub use config::{FlushPolicy, LogConfig, LogDirConfig, MAX_SEGMENT_BYTES};
+pub use config::{CleanupPolicy, FlushPolicy, LogConfig, LogDirConfig, MAX_SEGMENT_BYTES, Ratio};
 pub use error::{AppendError, ChangeError, OpenError, ProducerError, ReadError};
 pub use flush::{FlushCallback, FlushOutcome};
-pub use log::{Appended, Log, LogReader, Trim};
+pub use log::{
+    Appended, Compaction, CompactionStats, CompactionStep, Log, LogReader, Replacement, Trim,
+};
 pub use log_dir::{DirectoryId, LogDir, LogId};
 pub use producers::ProducerCheck;
 pub use segment::ReadSlice;

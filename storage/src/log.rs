@@ -22,6 +22,7 @@ use crate::log_dir::{Job, LogDir, LogId, OpenSlot};
 use crate::producers::{self, ProducerCheck, Producers};
 use crate::segment::{ActiveSegment, Placement, Segment, WriteError};
 
+mod compaction;
 mod files;
 mod reader;
 mod recovery;
@@ -31,6 +32,8 @@ mod shared;
 mod tests;
 mod truncation;
 
+pub(crate) use compaction::CompactionPoint;
+pub use compaction::{Compaction, CompactionStats, CompactionStep, Replacement};
 pub(crate) use files::{FileName, LogFiles, remove_if_there};
 pub use reader::LogReader;
 pub(crate) use recovery::open;
@@ -402,7 +405,7 @@ impl Log {
         let Some(active) = &self.active else {
             return false;
         };
-        !active.is_empty() && passed(active.first_append(), self.config.segment_age, now)
+        !active.is_empty() && passed(active.first_append(), self.config.max_segment_age(), now)
     }
 
     /// Opens the last segment for appends.
@@ -527,6 +530,7 @@ impl Log {
     /// Device errors; the log will be recovered at the next start.
     pub fn close(&mut self) -> Result<(), ChangeError> {
         self.check_open()?;
+        self.shared.settle()?;
         self.flush()?;
         self.take_snapshot();
         self.park()?;

@@ -178,6 +178,11 @@ impl Producers {
         });
     }
 
+    /// All producers' ids, in no order.
+    pub(crate) fn ids(&self) -> impl Iterator<Item = ProducerId> {
+        self.by_id.keys().copied()
+    }
+
     /// All producers, by id.
     pub(crate) fn sorted(&self) -> Vec<(ProducerId, &ProducerState)> {
         let mut all: Vec<_> = self.by_id.iter().map(|(&id, state)| (id, state)).collect();

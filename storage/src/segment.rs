@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use arc_swap::ArcSwapOption;
-use logweir_proto::Offset;
 use logweir_proto::record::BatchHeader;
+use logweir_proto::{Offset, Timestamp};
 use parking_lot::{Mutex, RwLock};
 
 use crate::disk::{Disk, DiskFile, OpenMode};
@@ -40,8 +40,9 @@ pub(crate) struct Segment {
     open: ArcSwapOption<OpenSegment>,
     /// Held while opening, so that a segment is mapped once. True once its name may be another's.
     opening: Mutex<bool>,
-    /// It is being appended to: its map is the writer's, and a second one would never see what comes.
-    appended_to: AtomicBool,
+    /// Its map must stay. It is being appended to: the map is the writer's, and a second one would never see what comes.
+    /// Or its file has not got its name yet.
+    pinned: AtomicBool,
     /// What the budget of maps goes by.
     last_used: AtomicU64,
     /// Bytes in the file; for the active segment, valid bytes.
@@ -69,7 +70,7 @@ impl Segment {
             files,
             open: ArcSwapOption::empty(),
             opening: Mutex::new(false),
-            appended_to: AtomicBool::new(false),
+            pinned: AtomicBool::new(false),
             last_used: AtomicU64::new(0),
             len: AtomicU64::new(len),
             summary: Mutex::new(None),
@@ -112,10 +113,10 @@ impl Segment {
         }
     }
 
-    /// As [`Segment::close`], but leaves a segment alone that is being appended to.
+    /// As [`Segment::close`], but leaves a segment alone whose map must stay.
     pub(crate) fn close_if_sealed(&self) {
         let _opening = self.opening.lock();
-        if !self.appended_to.load(Ordering::Acquire) {
+        if !self.pinned.load(Ordering::Acquire) {
             self.close();
         }
     }
@@ -233,9 +234,92 @@ impl Segment {
     /// Closes a segment whose index led astray, and removes that, so that the next opening makes another.
     pub(crate) fn distrust_index(&self, disk: &dyn Disk) -> io::Result<()> {
         let _opening = self.opening.lock();
-        self.close();
-        remove_if_there(disk, &self.files.index(self.base))?;
+        if !self.pinned.load(Ordering::Acquire) {
+            self.close();
+            remove_if_there(disk, &self.files.index(self.base))?;
+        }
         Ok(())
+    }
+
+    /// A segment that compaction wrote to `file`, which will be given the segment's name by whoever calls
+    /// [`Segment::unpin`]; until then it stays mapped. `index` ends at its end.
+    pub(crate) fn compacted(
+        base: Offset,
+        files: LogFiles,
+        file: &dyn DiskFile,
+        index: Index,
+    ) -> io::Result<Arc<Self>> {
+        let summary = index.last().copied();
+        let position = summary.map_or(0, |last| u64::from(last.position));
+        let len = usize::try_from(position).unwrap_or(usize::MAX).max(1);
+        let map = SegmentMap::sealed(file.map(len)?, position)?;
+        let segment = Self::new(base, files, position);
+        let open = OpenSegment {
+            path: segment.path(),
+            map,
+            cold_end: position,
+            index: RwLock::new(index),
+            index_file: Mutex::new(IndexFile::absent()),
+        };
+        segment.open.store(Some(Arc::new(open)));
+        segment.pinned.store(true, Ordering::Release);
+        *segment.summary.lock() = summary;
+        Ok(segment)
+    }
+
+    /// The file has the segment's name: the map may go.
+    pub(crate) fn unpin(&self) {
+        self.pinned.store(false, Ordering::Release);
+    }
+
+    /// Opens the file of a segment that gets no more bytes and ends, logically, at `end`, with an index whose last entry
+    /// stands there. Nothing is mapped.
+    pub(crate) fn open_to_copy(
+        &self,
+        disk: &dyn Disk,
+        end: Offset,
+    ) -> Result<(Arc<dyn DiskFile>, Index), ReadError> {
+        let path = self.path();
+        let retired = self.opening.lock();
+        if *retired {
+            return Err(ReadError::io(&path)(io::ErrorKind::NotFound.into()));
+        }
+        let file = disk
+            .open(&path, OpenMode::Read)
+            .map_err(ReadError::io(&path))?;
+        if let Some(open) = self.opened() {
+            let index = open.index.read();
+            if index.last().is_some_and(|last| last.offset == end) {
+                return Ok((file, index.copy()));
+            }
+        }
+        let (_, index) = self.load_index(disk, file.as_ref(), end)?;
+        Ok((file, index))
+    }
+
+    /// When the first batch was appended, as the index tells; the segment gets no more bytes and ends at `end`.
+    pub(crate) fn first_append(
+        &self,
+        disk: &dyn Disk,
+        end: Offset,
+    ) -> Result<Timestamp, ReadError> {
+        let first = |index: &Index| {
+            let first = index.entries().first();
+            first.map_or(Timestamp::NONE, |first| first.append_time)
+        };
+        match self.opened() {
+            Some(open) => Ok(first(&open.index.read())),
+            None => self.open_to_copy(disk, end).map(|(_, index)| first(&index)),
+        }
+    }
+
+    /// Another segment has taken the place of this one: it is not opened by its name any more, and writes no index.
+    /// Readers that have it open keep it.
+    pub(crate) fn give_way(&self) {
+        *self.opening.lock() = true;
+        if let Some(open) = self.opened() {
+            open.retire();
+        }
     }
 
     /// Takes the segment out of the log; readers that have it open keep it. Gives the path that is still to be

@@ -17,6 +17,11 @@ const STATE: &str = "log-state";
 const EPOCHS: &str = "leader-epochs";
 /// Ending of a file that is only there because unlinking comes later.
 const DELETED: &str = "deleted";
+/// Ending of a file that is being written.
+const TEMPORARY: &str = "tmp";
+/// Ending of a whole segment that is to take the place of others.
+const COMPACTED: &str = "compacted";
+const COMPACTION: &str = "compaction";
 
 /// What a name stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +36,16 @@ pub(crate) enum FileName {
     State,
     /// The log's leader epochs.
     Epochs,
+    /// A segment that takes the place of all from its base offset on to its end.
+    Compacted {
+        base: Offset,
+        /// Exclusive.
+        end: Offset,
+        /// Counts only if the log was truncated so often.
+        truncations: u32,
+    },
+    /// Up to where the log is compacted.
+    Compaction,
     /// May be removed: half written, or deleted.
     Leftover,
     /// Not ours; left alone.
@@ -43,14 +58,17 @@ impl FileName {
             return match name {
                 STATE => Self::State,
                 EPOCHS => Self::Epochs,
+                COMPACTION => Self::Compaction,
                 _ => Self::Unknown,
             };
         };
-        if ending == DELETED || ending == "tmp" {
+        if ending == DELETED || ending == TEMPORARY {
             return Self::Leftover;
         }
-        let digits = stem.len() == DIGITS && stem.bytes().all(|byte| byte.is_ascii_digit());
-        let Some(offset) = stem.parse().ok().filter(|_| digits).map(Offset::new) else {
+        if ending == COMPACTED {
+            return Self::parse_compacted(stem).unwrap_or(Self::Unknown);
+        }
+        let Some(offset) = offset_of(stem) else {
             return Self::Unknown;
         };
         match ending {
@@ -60,6 +78,20 @@ impl FileName {
             _ => Self::Unknown,
         }
     }
+
+    fn parse_compacted(stem: &str) -> Option<Self> {
+        let mut parts = stem.splitn(3, '-');
+        Some(Self::Compacted {
+            base: offset_of(parts.next()?)?,
+            end: offset_of(parts.next()?)?,
+            truncations: parts.next()?.parse().ok()?,
+        })
+    }
+}
+
+fn offset_of(digits: &str) -> Option<Offset> {
+    let whole = digits.len() == DIGITS && digits.bytes().all(|byte| byte.is_ascii_digit());
+    digits.parse().ok().filter(|_| whole).map(Offset::new)
 }
 
 /// The paths in one log's directory.
@@ -99,6 +131,23 @@ impl LogFiles {
         self.dir.join(EPOCHS)
     }
 
+    pub(crate) fn compaction(&self) -> PathBuf {
+        self.dir.join(COMPACTION)
+    }
+
+    /// Where the segment that compaction makes at `base` is written.
+    pub(crate) fn compacting(&self, base: Offset) -> PathBuf {
+        let name = format!("{:0DIGITS$}.{SEGMENT}.{TEMPORARY}", base.get());
+        self.dir.join(name)
+    }
+
+    /// Where it waits for its name, which it gets when the segments from `base` to `end` are gone.
+    pub(crate) fn compacted(&self, base: Offset, end: Offset, truncations: u32) -> PathBuf {
+        let (base, end) = (base.get(), end.get());
+        let name = format!("{base:0DIGITS$}-{end:0DIGITS$}-{truncations}.{COMPACTED}");
+        self.dir.join(name)
+    }
+
     fn numbered(&self, offset: Offset, ending: &str) -> PathBuf {
         self.dir.join(format!("{:0DIGITS$}.{ending}", offset.get()))
     }
@@ -106,13 +155,22 @@ impl LogFiles {
     /// Takes a segment out of the log: its file is renamed, its index and snapshot go. Gives the path
     /// that is still to be unlinked, which may take long. Not durable before the directory is synced.
     pub(crate) fn retire(&self, disk: &dyn Disk, base: Offset) -> io::Result<PathBuf> {
+        remove_if_there(disk, &self.producers(base))?;
+        self.retire_keeping_producers(disk, base)
+    }
+
+    /// As [`LogFiles::retire`], for a segment in whose place another comes with the same base offset.
+    pub(crate) fn retire_keeping_producers(
+        &self,
+        disk: &dyn Disk,
+        base: Offset,
+    ) -> io::Result<PathBuf> {
         let segment = self.segment(base);
         let mut retired = segment.clone().into_os_string();
         retired.push(".");
         retired.push(DELETED);
         let retired = PathBuf::from(retired);
         remove_if_there(disk, &self.index(base))?;
-        remove_if_there(disk, &self.producers(base))?;
         match disk.rename(&segment, &retired) {
             // A segment that was never appended to has no file.
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -160,6 +218,21 @@ mod tests {
             FileName::Leftover
         );
         assert_eq!(FileName::parse("123.log"), FileName::Unknown);
+        assert_eq!(
+            FileName::parse(&name(files.compacting(offset))),
+            FileName::Leftover
+        );
+        let compacted = FileName::Compacted {
+            base: offset,
+            end: Offset::new(456),
+            truncations: 7,
+        };
+        assert_eq!(
+            FileName::parse(&name(files.compacted(offset, Offset::new(456), 7))),
+            compacted
+        );
+        assert_eq!(FileName::parse("1-2-3.compacted"), FileName::Unknown);
+        assert_eq!(FileName::parse("compaction"), FileName::Compaction);
         assert_eq!(FileName::parse("notes.txt"), FileName::Unknown);
     }
 }

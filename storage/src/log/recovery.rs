@@ -14,12 +14,13 @@ use arc_swap::ArcSwap;
 use logweir_proto::{Offset, Timestamp};
 use parking_lot::{Mutex, RwLock};
 
+use super::compaction::{CompactionPoint, put_in_place};
 use super::shared::{LogOffsets, LogShared, Segments};
 use super::{FileName, Log, LogFiles, remove_if_there};
 use crate::checked_file;
 use crate::checkpoint::{LogState, RecoveryPoint};
 use crate::config::LogConfig;
-use crate::disk::Disk;
+use crate::disk::{Disk, OpenMode};
 use crate::epochs::Epochs;
 use crate::error::OpenError;
 use crate::flush::{FlushCallback, LogFlush};
@@ -73,6 +74,8 @@ pub(crate) fn open(
         epochs_dirty: AtomicBool::new(recovered.epochs_dirty),
         state: Mutex::new(recovered.state),
         state_writing: Mutex::new(()),
+        compacted: Mutex::new(recovered.compacted),
+        unsettled: Mutex::new(None),
         flush,
         closed: AtomicBool::new(false),
     });
@@ -102,6 +105,9 @@ struct Found {
     segments: Vec<(Offset, u64)>,
     has_state: bool,
     has_epochs: bool,
+    has_compaction: bool,
+    /// Segments that were to take the place of others: base offset, end and the log's truncations then.
+    compacted: Vec<(Offset, Offset, u32)>,
 }
 
 impl Found {
@@ -117,6 +123,12 @@ impl Found {
                 FileName::Segment(base) => found.segments.push((base, entry.len)),
                 FileName::State => found.has_state = true,
                 FileName::Epochs => found.has_epochs = true,
+                FileName::Compaction => found.has_compaction = true,
+                FileName::Compacted {
+                    base,
+                    end,
+                    truncations,
+                } => found.compacted.push((base, end, truncations)),
                 FileName::Leftover => {
                     let path = files.dir().join(&entry.name);
                     remove_if_there(disk, &path).map_err(OpenError::io(&path))?;
@@ -139,6 +151,7 @@ struct Recovered {
     log_end: Offset,
     epochs: Epochs,
     epochs_dirty: bool,
+    compacted: CompactionPoint,
 }
 
 struct Recovery<'a> {
@@ -148,6 +161,7 @@ struct Recovery<'a> {
     state: LogState,
     epochs: Epochs,
     epochs_dirty: bool,
+    compacted: CompactionPoint,
 }
 
 impl<'a> Recovery<'a> {
@@ -159,11 +173,13 @@ impl<'a> Recovery<'a> {
             state: LogState::default(),
             epochs: Epochs::default(),
             epochs_dirty: false,
+            compacted: CompactionPoint::NONE,
         }
     }
 
     fn run(mut self, point: Option<RecoveryPoint>) -> Result<Recovered, OpenError> {
         self.read_small_files()?;
+        self.finish_replacements()?;
         if self.state.restarting {
             self.finish_restart()?;
         }
@@ -203,6 +219,7 @@ impl<'a> Recovery<'a> {
             log_end: log_end.max(log_start),
             epochs: self.epochs,
             epochs_dirty: self.epochs_dirty,
+            compacted: self.compacted,
         })
     }
 
@@ -223,12 +240,52 @@ impl<'a> Recovery<'a> {
             self.epochs =
                 Epochs::decode(&bytes).map_err(|damage| OpenError::damaged(&path, damage))?;
         }
+        if self.found.has_compaction {
+            let path = self.files.compaction();
+            let bytes = self.read_whole(&path)?;
+            self.compacted = CompactionPoint::decode(&bytes)
+                .map_err(|damage| OpenError::damaged(&path, damage))?;
+        }
         Ok(())
     }
 
     fn read_whole(&self, path: &Path) -> Result<Vec<u8>, OpenError> {
         let bytes = checked_file::read_whole(self.disk(), path).map_err(OpenError::io(path))?;
         Ok(bytes.unwrap_or_default())
+    }
+
+    /// Finishes replacements of segments that a crash cut short, but for those from before a truncation.
+    fn finish_replacements(&mut self) -> Result<(), OpenError> {
+        for (base, end, truncations) in std::mem::take(&mut self.found.compacted) {
+            let path = self.files.compacted(base, end, truncations);
+            if truncations != self.state.truncations {
+                remove_if_there(self.disk(), &path).map_err(OpenError::io(&path))?;
+                continue;
+            }
+            let segments = &mut self.found.segments;
+            let first = segments.partition_point(|&(found, _)| found < base);
+            let after = segments.partition_point(|&(found, _)| found < end);
+            let others = segments[first..after].iter().map(|&(found, _)| found);
+            let bases: Vec<_> = [base]
+                .into_iter()
+                .chain(others.filter(|&found| found != base))
+                .collect();
+            // A run that was killed may have renamed the file and not synced its name.
+            let placed = self
+                .make_names_durable()
+                .and_then(|()| put_in_place(self.context, self.files, &path, &bases));
+            let unlinks = placed.map_err(OpenError::io(&path))?;
+            for path in unlinks {
+                remove_if_there(self.disk(), &path).map_err(OpenError::io(&path))?;
+            }
+            let file = self.files.segment(base);
+            let opened = self.disk().open(&file, OpenMode::Read);
+            let len = opened
+                .and_then(|file| file.len())
+                .map_err(OpenError::io(&file))?;
+            self.found.segments.splice(first..after, [(base, len)]);
+        }
+        Ok(())
     }
 
     /// Finishes a new beginning that a crash cut short: nothing of before counts.
@@ -244,8 +301,12 @@ impl<'a> Recovery<'a> {
     /// What is removed on the word of the log's small file must not outlive that: a run that was killed may have
     /// renamed the file into place and not synced its name.
     fn make_state_durable(&self) -> Result<(), OpenError> {
-        let dir = self.files.dir();
-        self.context.sync_dir(dir).map_err(OpenError::io(dir))
+        self.make_names_durable()
+            .map_err(OpenError::io(self.files.dir()))
+    }
+
+    fn make_names_durable(&self) -> io::Result<()> {
+        self.context.sync_dir(self.files.dir())
     }
 
     /// Removes all segments, top down, and what goes with them.

@@ -73,7 +73,7 @@ impl Trim {
 
 impl Log {
     /// Decides what may go: closed segments of which every record is past its time, or that the log does not need to
-    /// keep its size, or that lie below the log start; never records at or above `high_watermark`. The active segment
+    /// keep its size, if its policy deletes, or that lie below the log start; never records at or above `high_watermark`. The active segment
     /// is closed if it is due. `None` if there is nothing to do. Syncs nothing.
     ///
     /// It goes by [`Trim::write`], which waits for the device and needs not the log, and [`Log::finish_trim`]. There is
@@ -171,6 +171,7 @@ impl Log {
         if count == 0 {
             return Ok(());
         }
+        self.shared.settle()?;
         let (gone, kept) = segments.0.split_at(count);
         self.shared
             .segments
@@ -192,9 +193,11 @@ impl Log {
         now: Timestamp,
         high_watermark: Offset,
     ) -> Result<usize, ChangeError> {
+        let deletes = self.config.cleanup_policy.deletes();
         let mut spare_bytes = self
             .config
             .retention_bytes
+            .filter(|_| deletes)
             .map_or(0, |keep| segments.size_bytes().saturating_sub(keep));
         let log_start = self.log_start_offset();
         for at in 0..segments.0.len() - 1 {
@@ -219,7 +222,8 @@ impl Log {
         end: Offset,
         now: Timestamp,
     ) -> Result<bool, ChangeError> {
-        let Some(retention) = self.config.retention else {
+        let deletes = self.config.cleanup_policy.deletes();
+        let Some(retention) = self.config.retention.filter(|_| deletes) else {
             return Ok(false);
         };
         let disk = self.shared.context.disk.as_ref();
@@ -241,7 +245,8 @@ impl Log {
         let end = self.log_end_offset();
         let segments = self.shared.segments.load_full();
         let last = segments.last();
-        let Some(retention) = self.config.retention else {
+        let deletes = self.config.cleanup_policy.deletes();
+        let Some(retention) = self.config.retention.filter(|_| deletes) else {
             return Ok(false);
         };
         if high_watermark < end || last.base() == end {

@@ -1,5 +1,8 @@
 //! What a log's writer, its readers and the directory's threads share: published offsets and segments.
 //!
+//! Lock order: the flush's `flushing`, then `unsettled`, then `state_writing`, then `state`; the last two of these and
+//! `compacted` are held for a look or a small file only.
+//!
 //! Only the writer moves the log's start and end and replaces the list of segments; only a flush moves the
 //! durable end up. A reader loads the log end before the segments, so that the list holds what the end promises.
 
@@ -12,6 +15,7 @@ use logweir_proto::Offset;
 use parking_lot::{Mutex, RwLock};
 
 use super::LogFiles;
+use super::compaction::{CompactionPoint, Unsettled};
 use crate::checkpoint::{LogKey, LogState};
 use crate::epochs::Epochs;
 use crate::error::{ChangeError, ReadError};
@@ -118,6 +122,10 @@ pub(crate) struct LogShared {
     pub(crate) state: Mutex<LogState>,
     /// Held while that file is written.
     pub(crate) state_writing: Mutex<()>,
+    /// Up to where the log is compacted.
+    pub(crate) compacted: Mutex<CompactionPoint>,
+    /// A segment that took the place of others and has not got its name yet. Held while names change.
+    pub(crate) unsettled: Mutex<Option<Unsettled>>,
     pub(crate) flush: LogFlush,
     /// The writer was closed, or the log deleted.
     pub(crate) closed: AtomicBool,

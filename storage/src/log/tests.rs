@@ -13,6 +13,9 @@ use crate::log::{Log, LogReader};
 use crate::log_dir::LogDir;
 
 mod basics;
+mod compaction;
+mod compaction_faults;
+mod compaction_model;
 mod crash;
 mod damage;
 mod directory;

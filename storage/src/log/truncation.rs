@@ -28,6 +28,7 @@ impl Log {
         if offset >= self.log_end_offset() {
             return Ok(self.log_end_offset());
         }
+        self.shared.settle()?;
         let log_start = self.log_start_offset();
         if offset <= log_start {
             self.restart_at(offset)?;
@@ -66,6 +67,7 @@ impl Log {
     /// As [`Log::truncate_to`].
     pub fn restart_at(&mut self, offset: Offset) -> Result<(), ChangeError> {
         self.check_open()?;
+        self.shared.settle()?;
         let cut = offset.min(self.log_start_offset());
         let state = LogState {
             restarting: true,

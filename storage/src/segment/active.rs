@@ -101,7 +101,7 @@ impl ActiveSegment {
             index_file: Mutex::new(index_file),
         });
         segment.open.store(Some(Arc::clone(&open)));
-        segment.appended_to.store(true, Ordering::Release);
+        segment.pinned.store(true, Ordering::Release);
         let reservation =
             reserves_blocks.then(|| Reservation::new(Arc::clone(&file), valid, capacity));
         drop(opening);
@@ -274,7 +274,7 @@ impl ActiveSegment {
         self.open.index.write().push(self.place);
         let used = self.writer.published();
         self.segment.len.store(used, Ordering::Release);
-        self.segment.appended_to.store(false, Ordering::Release);
+        self.segment.pinned.store(false, Ordering::Release);
         match &self.reservation {
             Some(reservation) => reservation.close(used),
             None if self.soiled > used => self.file.set_len(used),

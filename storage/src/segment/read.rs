@@ -41,15 +41,16 @@ impl OpenSegment {
     ) -> Result<ReadSlice, ReadError> {
         let mut walk = self.walk_to(from)?;
         let start = walk.place().position;
-        let empty = ReadSlice {
-            bytes: Bytes::new(),
-            next_offset: from,
-        };
-        let Some(first) = self
-            .peek(&walk)?
-            .filter(|header| header.next_offset() <= below)
-        else {
-            return Ok(empty);
+        let first = match self.peek(&walk)? {
+            Some(header) if header.next_offset() <= below => header,
+            next => {
+                // Where compaction left nothing in between, there is nothing to wait for either.
+                let gap = next.is_some_and(|header| header.base_offset >= below);
+                return Ok(ReadSlice {
+                    bytes: Bytes::new(),
+                    next_offset: if gap { from.max(below) } else { from },
+                });
+            }
         };
         walk.pass(&first);
         let limit = u64::from(start).saturating_add(max_bytes as u64);
@@ -85,12 +86,34 @@ impl OpenSegment {
             && header.base_offset < offset
             && !header.attributes.is_control()
         {
-            let part = offset
-                .since(header.base_offset)
-                .min(i64::from(header.record_count));
-            records += u64::try_from(part).unwrap_or(0);
+            records += self.records_of(&walk, &header, offset)?;
         }
         Ok(records)
+    }
+
+    /// Records of a batch below `offset`.
+    fn records_of(
+        &self,
+        walk: &Walk,
+        header: &BatchHeader,
+        offset: Offset,
+    ) -> Result<u64, ReadError> {
+        let mut records = 0;
+        if header.record_count <= header.last_offset_delta {
+            // Some were compacted away; which ones only the records tell.
+            let opened = self.look_into(walk, header, |record| {
+                let below = record.offset < offset;
+                records += u64::from(below);
+                below
+            })?;
+            if opened {
+                return Ok(records);
+            }
+        }
+        let part = offset
+            .since(header.base_offset)
+            .min(i64::from(header.record_count));
+        Ok(u64::try_from(part).unwrap_or(0))
     }
 
     /// When the batch with `offset` was appended, to the next index entry before it.
@@ -114,7 +137,9 @@ impl OpenSegment {
             if header.next_offset() > below {
                 break;
             }
-            let candidate = header.max_timestamp >= timestamp && header.next_offset() > from;
+            let candidate = header.record_count > 0
+                && header.max_timestamp >= timestamp
+                && header.next_offset() > from;
             if candidate && let Some(found) = self.record_at(&walk, &header, timestamp, from)? {
                 return Ok(Some(found));
             }
@@ -143,8 +168,9 @@ impl OpenSegment {
             if header.next_offset() > below {
                 break;
             }
-            let cut = header.base_offset < from && !stamps_append_time(&header);
+            let cut = header.base_offset < from && !is_whole_and_stamped(&header);
             max = max.max(match cut {
+                _ if header.record_count == 0 => Timestamp::NONE,
                 true => self.max_of_records(&walk, &header, from)?,
                 false => header.max_timestamp,
             });
@@ -183,7 +209,7 @@ impl OpenSegment {
             header.max_timestamp,
             header.leader_epoch,
         );
-        if stamps_append_time(header) {
+        if is_whole_and_stamped(header) {
             return Ok(Some(beginning));
         }
         let mut found = None;
@@ -275,4 +301,9 @@ impl OpenSegment {
 
 fn stamps_append_time(header: &BatchHeader) -> bool {
     header.attributes.timestamp_type() == TimestampType::LogAppendTime
+}
+
+/// Whether each of its offsets has a record, of one time.
+fn is_whole_and_stamped(header: &BatchHeader) -> bool {
+    stamps_append_time(header) && header.record_count > header.last_offset_delta
 }

@@ -91,6 +91,11 @@ impl<'a> Scanner<'a> {
         Ok(Ok(header))
     }
 
+    /// The bytes of the batch that [`Scanner::peek`] showed.
+    pub(crate) fn batch(&mut self, header: &BatchHeader) -> io::Result<&[u8]> {
+        self.bytes(u64::from(self.place.position), header.size_bytes)
+    }
+
     /// Passes the batch that [`Scanner::peek`] showed.
     pub(crate) fn pass(&mut self, header: &BatchHeader) {
         self.place = self.place.after(header);
