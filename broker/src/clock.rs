@@ -59,6 +59,7 @@ impl Clock {
         let target = add(&self.0.offset_ms, span, &self.now());
         self.0.tell_followers(span);
         self.0.ring_until(target, || self.now());
+        self.0.wait_for_work();
     }
 
     /// Moves the time of sessions and poll intervals ahead by `span`, as [`Clock::advance`] does with wall time.
@@ -90,6 +91,17 @@ impl Clock {
         let mut alarms = self.0.alarms.lock();
         let id = alarms.new_id();
         alarms.followers.insert(id, Arc::new(moved));
+        drop(alarms);
+        let clock = self.clone();
+        Alarm { clock, id }
+    }
+
+    /// Has `wait` called whenever wall time was moved, after alarms rang, until the alarm is dropped: it waits for what
+    /// they set off on other threads. As time passes by itself it is not called.
+    pub(crate) fn after_moves(&self, wait: impl Fn() + Send + Sync + 'static) -> Alarm {
+        let mut alarms = self.0.alarms.lock();
+        let id = alarms.new_id();
+        alarms.waiting.insert(id, Arc::new(wait));
         drop(alarms);
         let clock = self.clone();
         Alarm { clock, id }
@@ -133,6 +145,7 @@ impl Drop for Alarm {
         let mut alarms = self.clock.0.alarms.lock();
         alarms.due.retain(|(_, id), _| *id != self.id);
         alarms.followers.remove(&self.id);
+        alarms.waiting.remove(&self.id);
     }
 }
 
@@ -141,6 +154,8 @@ struct Alarms {
     /// By due time in milliseconds, then by age.
     due: BTreeMap<(i64, u64), Repeating>,
     followers: BTreeMap<u64, Arc<dyn Fn(Duration) + Send + Sync>>,
+    /// Who waits for what alarms set off on other threads.
+    waiting: BTreeMap<u64, Arc<dyn Fn() + Send + Sync>>,
     next_id: u64,
 }
 
@@ -168,6 +183,13 @@ impl Shared {
         let followers: Vec<_> = self.alarms.lock().followers.values().cloned().collect();
         for moved in followers {
             unless_it_panics(|| moved(span));
+        }
+    }
+
+    fn wait_for_work(&self) {
+        let waiting: Vec<_> = self.alarms.lock().waiting.values().cloned().collect();
+        for wait in waiting {
+            unless_it_panics(|| wait());
         }
     }
 

@@ -16,6 +16,7 @@ mod values;
 
 pub use explain::{explain, explain_json, render, to_json};
 pub use layers::{Layers, Loaded, Source};
+pub use logweir_storage::Ratio;
 pub use settings::{Kind, Setting, settings};
 #[cfg(feature = "cli")]
 pub(crate) use topic::topic_setting;
@@ -99,6 +100,14 @@ pub struct LogSettings {
     pub index_interval_bytes: u64,
     /// What becomes of old records.
     pub cleanup_policy: CleanupPolicy,
+    /// Where the policy compacts: how long a tombstone stays after the compaction that first met it.
+    pub delete_retention_ms: u64,
+    /// Where the policy compacts: a partition is due when more than this part of it was not compacted yet.
+    pub min_cleanable_dirty_ratio: Ratio,
+    /// Where the policy compacts: younger records are left alone.
+    pub min_compaction_lag_ms: u64,
+    /// Where the policy compacts: a record is due after this, whatever the ratio. `i64::MAX` is never.
+    pub max_compaction_lag_ms: i64,
     /// How the broker keeps batches compressed.
     pub compression_type: CompressionType,
     /// How many in-sync replicas acks=all needs. The effective number is at most the replication factor.
@@ -156,8 +165,12 @@ pub struct LogDirSettings {
     pub reserve_bytes: u64,
     /// Recovery points are written this often.
     pub checkpoint_interval_ms: u64,
-    /// Old segments are looked for this often.
+    /// Old segments, and partitions to compact, are looked for this often.
     pub retention_check_interval_ms: u64,
+    /// Memory that the keys of one compaction may take.
+    pub compaction_buffer_bytes: usize,
+    /// Bytes that a compaction reads in a second at most. `i64::MAX` sets no limit.
+    pub compaction_max_bytes_per_second: i64,
     /// A producer that appended nothing for so long is forgotten.
     pub producer_id_expiration_ms: u64,
 }
@@ -211,6 +224,10 @@ impl Default for LogSettings {
             message_timestamp_type: MessageTimestampType::default(),
             index_interval_bytes: 4_096,
             cleanup_policy: CleanupPolicy::default(),
+            delete_retention_ms: DAY_MS,
+            min_cleanable_dirty_ratio: Ratio::HALF,
+            min_compaction_lag_ms: 0,
+            max_compaction_lag_ms: i64::MAX,
             compression_type: CompressionType::default(),
             min_insync_replicas: 1,
             flush: FlushMode::default(),
@@ -254,6 +271,8 @@ impl Default for LogDirSettings {
             reserve_bytes: 8 * MIB,
             checkpoint_interval_ms: 60_000,
             retention_check_interval_ms: 300_000,
+            compaction_buffer_bytes: 128 << 20,
+            compaction_max_bytes_per_second: i64::MAX,
             producer_id_expiration_ms: DAY_MS,
         }
     }
@@ -392,6 +411,10 @@ impl Config {
         }
         self.check_listeners(&mut problems);
         self.check_limits(&mut problems);
+        let lags = ("log.min_compaction_lag_ms", "log.max_compaction_lag_ms");
+        if let Some(problem) = self.log.lag_conflict(lags.0, lags.1) {
+            problems.push(problem);
+        }
         if let Some(problem) = self.log.flush_conflict("log.flush", "log.flush_messages") {
             problems.push(problem);
         }
@@ -508,6 +531,22 @@ impl LogSettings {
     pub fn flush_interval(&self) -> Option<Duration> {
         let wait = u64::try_from(self.flush_ms).ok()?;
         (self.flush_ms != i64::MAX).then(|| Duration::from_millis(wait))
+    }
+
+    /// The longest that a record may wait for compaction, if there is a limit.
+    #[must_use]
+    pub fn max_compaction_lag(&self) -> Option<Duration> {
+        let lag = u64::try_from(self.max_compaction_lag_ms).ok()?;
+        (self.max_compaction_lag_ms != i64::MAX).then(|| Duration::from_millis(lag))
+    }
+
+    /// A record must be allowed to be compacted before it has to be.
+    fn lag_conflict(&self, min: &str, max: &str) -> Option<Problem> {
+        let longest = u64::try_from(self.max_compaction_lag_ms).unwrap_or(0);
+        (self.min_compaction_lag_ms > longest).then(|| {
+            let least = self.min_compaction_lag_ms;
+            Problem::new(min, format!("{least} is more than {max} ({longest})"))
+        })
     }
 
     /// Whether a record is synced before it is acknowledged or shown, for a topic with so many replicas.

@@ -18,6 +18,9 @@ pub(crate) struct Metrics {
     pub(crate) fetch_partitions: AtomicU64,
     pub(crate) fetch_bytes: AtomicU64,
     pub(crate) fetch_errors: AtomicU64,
+    pub(crate) compactions: AtomicU64,
+    pub(crate) compaction_removed_records: AtomicU64,
+    pub(crate) compaction_errors: AtomicU64,
     pub(crate) connections: AtomicU64,
     pub(crate) connections_refused: AtomicU64,
     pub(crate) inflight_bytes: AtomicU64,
@@ -35,6 +38,18 @@ impl Metrics {
     /// Counts one append that was answered with an error: refused, or appended and not acknowledged in time.
     pub(crate) fn count_produce_error(&self) {
         self.produce_errors.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts one compaction of a partition.
+    pub(crate) fn count_compaction(&self, removed_records: u64) {
+        self.compactions.fetch_add(1, Ordering::Relaxed);
+        self.compaction_removed_records
+            .fetch_add(removed_records, Ordering::Relaxed);
+    }
+
+    /// Counts one compaction that failed.
+    pub(crate) fn count_compaction_error(&self) {
+        self.compaction_errors.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Counts one partition of a fetch: its bytes, or that it failed.

@@ -4,7 +4,7 @@
 //! offsets, never across `.await`. `service/` is the only caller; `writer.rs` is the only code that
 //! changes the log, `reader.rs` reads without the lock.
 
-use std::sync::atomic::{AtomicI32, AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Instant;
 
@@ -20,6 +20,7 @@ use crate::metrics::LockHold;
 use crate::partition::progress::{Effects, Event, OutOfOrder, Progress};
 use crate::partition::waiters::{Ready, Waiters};
 
+mod compaction;
 mod progress;
 mod reader;
 mod set;
@@ -56,9 +57,12 @@ pub(crate) struct Partition {
     high_watermark: AtomicI64,
     last_stable: AtomicI64,
     max_message_bytes: AtomicU64,
+    /// Whether only the last record of each key is kept.
+    compacts: AtomicBool,
     clock: Clock,
     lock_hold: Arc<LockHold>,
-    /// Held while the log start is raised, which waits for the disk; taken before `state`, which is not held meanwhile.
+    /// Held while the log start is raised or a compacted segment gets its name, which waits for the disk; taken before
+    /// `state`, which is not held meanwhile.
     trimming: Mutex<()>,
     state: Mutex<State>,
 }
@@ -89,6 +93,7 @@ impl Partition {
         let this: Arc<OnceLock<Weak<Self>>> = Arc::default();
         let callback = Arc::clone(&this);
         let flush_per_ack = spec.config.flush.per_ack;
+        let compacts = spec.config.cleanup_policy.compacts();
         let log = log_dir.open_log(
             &spec.topic,
             spec.topic_id,
@@ -115,6 +120,7 @@ impl Partition {
             high_watermark: AtomicI64::new(progress.high_watermark().get()),
             last_stable: AtomicI64::new(progress.last_stable().get()),
             max_message_bytes: AtomicU64::new(spec.max_message_bytes as u64),
+            compacts: AtomicBool::new(compacts),
             clock: clock.clone(),
             lock_hold: Arc::clone(lock_hold),
             trimming: Mutex::new(()),
@@ -173,6 +179,8 @@ impl Partition {
     pub(crate) fn set_config(&self, config: LogConfig, max_message_bytes: usize) {
         self.max_message_bytes
             .store(max_message_bytes as u64, Ordering::Relaxed);
+        let compacts = config.cleanup_policy.compacts();
+        self.compacts.store(compacts, Ordering::Relaxed);
         let mut state = self.state.lock();
         let event = Event::FlushPerAck(config.flush.per_ack);
         let Ok(log) = state.log() else { return };

@@ -17,6 +17,7 @@ use crate::partition::Partitions;
 #[cfg(feature = "http")]
 use crate::words::counted;
 
+mod compaction;
 mod context;
 mod faults;
 mod fetch;
@@ -36,6 +37,8 @@ pub(crate) use producer_ids::ProducerIds;
 pub(crate) use reconcile::Reconciler;
 pub(crate) use topics::{CreateTopic, PartitionOffsets, TopicOutcome};
 
+use compaction::Compactor;
+
 /// A broker's abilities; shared by its listeners.
 #[derive(Debug)]
 pub(crate) struct Service {
@@ -46,6 +49,7 @@ pub(crate) struct Service {
     pub(crate) partitions: Arc<Partitions>,
     pub(crate) reconciler: Reconciler,
     pub(crate) producer_ids: ProducerIds,
+    pub(crate) compactor: Compactor,
     pub(crate) faults: Faults,
     /// Cancelled when the broker stops.
     pub(crate) stop: CancellationToken,
@@ -75,6 +79,8 @@ impl Service {
     /// # Errors
     /// The first that failed, after all were tried.
     pub(crate) fn close_partitions(&self) -> Result<(), String> {
+        // It was told to stop.
+        self.compactor.wait();
         self.partitions.close()
     }
 

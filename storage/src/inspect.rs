@@ -235,7 +235,7 @@ pub fn describe(path: &Path) -> Result<Contents, InspectError> {
         };
     }
     let base = match FileName::parse(name.trim_end_matches(".deleted")) {
-        FileName::Segment(base) => Some(base),
+        FileName::Segment(base) | FileName::Compacted { base, .. } => Some(base),
         _ => first_batch(file.as_ref(), Offset::new(i64::from_be_bytes(head)), len)
             .map_err(unreadable)?,
     };

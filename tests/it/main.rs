@@ -10,6 +10,7 @@
 )]
 
 mod bench;
+mod compaction;
 mod contract;
 mod crashes;
 mod embedding;

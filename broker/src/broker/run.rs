@@ -48,7 +48,7 @@ pub(super) struct Run {
     background: Mutex<JoinSet<()>>,
     /// Which part ended by itself.
     failure: watch::Sender<Option<String>>,
-    _alarms: [Alarm; 2],
+    _alarms: [Alarm; 4],
 }
 
 impl Run {
@@ -91,6 +91,7 @@ impl Run {
             partitions,
             reconciler,
             producer_ids,
+            compactor: Default::default(),
             faults: parts.faults.clone(),
             stop: stop.clone(),
         });
@@ -99,8 +100,14 @@ impl Run {
         let calls = TaskTracker::new();
         let in_process = &parts.in_process;
         in_process.connect(routes.clone(), cut.clone(), calls.clone());
+        let [compact, wait] = service.watch_compaction();
         let run = Self {
-            _alarms: [service.watch_retention(), watch_flushes(parts, &log_dir)],
+            _alarms: [
+                service.watch_retention(),
+                compact,
+                wait,
+                watch_flushes(parts, &log_dir),
+            ],
             service,
             quorum,
             log_dir,
@@ -370,6 +377,7 @@ async fn open_log_dir(parts: &Parts) -> Result<Arc<LogDir>, BrokerError> {
         max_unflushed_bytes: config.log_dir.max_unflushed_bytes,
         reserve_bytes: config.log_dir.reserve_bytes,
         checkpoint_interval: Duration::from_millis(config.log_dir.checkpoint_interval_ms),
+        compaction_buffer_bytes: config.log_dir.compaction_buffer_bytes,
         ..LogDirConfig::default()
     };
     let (disk, path): (Arc<dyn Disk>, PathBuf) = match (&parts.memory, &config.data_dir) {

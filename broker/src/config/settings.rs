@@ -19,6 +19,8 @@ pub enum Kind {
     Milliseconds,
     /// A plain whole number.
     Number,
+    /// A number from 0 to 1.
+    Ratio,
     /// `true` or `false`.
     Switch,
     /// `HOST:PORT`, or `off`.
@@ -41,6 +43,7 @@ impl Kind {
             Self::Bytes => "bytes (also 64KiB, 128MiB, 1GiB)".to_owned(),
             Self::Milliseconds => "milliseconds (also 500ms, 90s, 15m, 12h, 7d)".to_owned(),
             Self::Number => "number".to_owned(),
+            Self::Ratio => "number from 0 to 1".to_owned(),
             Self::Switch => "true or false".to_owned(),
             Self::Listener => "HOST:PORT or off".to_owned(),
             Self::Address => "HOST:PORT".to_owned(),
@@ -171,6 +174,7 @@ impl Setting {
             Kind::Bytes | Kind::Milliseconds | Kind::Number => {
                 text.parse::<i64>().ok().map(Into::into)
             }
+            Kind::Ratio => text.parse::<f64>().ok().map(Into::into),
             Kind::Switch => Some((text == "true").into()),
             Kind::Address | Kind::Path if text.is_empty() => None,
             _ => Some(text.into()),
@@ -184,6 +188,7 @@ pub fn settings() -> impl Iterator<Item = &'static Setting> + Clone {
         .iter()
         .chain(LISTENERS)
         .chain(LOG)
+        .chain(compaction::COMPACTION)
         .chain(TOPICS)
         .chain(LIMITS)
         .chain(LOG_DIR)
@@ -191,7 +196,7 @@ pub fn settings() -> impl Iterator<Item = &'static Setting> + Clone {
 
 /// The settings that topics can have values of their own for.
 pub(super) fn topic_settings() -> impl Iterator<Item = &'static Setting> {
-    LOG.iter()
+    LOG.iter().chain(compaction::COMPACTION)
 }
 
 fn put<T: FromStr<Err: Display>>(at: &mut T, text: &str) -> Result<(), String> {
@@ -412,6 +417,8 @@ static LISTENERS: &[Setting] = &[
     },
 ];
 
+mod compaction;
+
 static LOG: &[Setting] = &[
     Setting {
         name: "log.segment_bytes",
@@ -503,19 +510,6 @@ static LOG: &[Setting] = &[
         access: Access::Topic {
             get: |l| l.index_interval_bytes.to_string(),
             set: |l, v| put(&mut l.index_interval_bytes, v),
-        },
-        ..PLAIN
-    },
-    Setting {
-        name: "log.cleanup_policy",
-        kafka: Some("log.cleanup.policy"),
-        topic: Some("cleanup.policy"),
-        kind: Kind::Choice(&["delete"]),
-        doc: "What becomes of old records: delete removes segments beyond retention_ms and retention_bytes. compact is \
-              not available yet and is refused.",
-        access: Access::Topic {
-            get: |l| l.cleanup_policy.to_string(),
-            set: |l, v| put_choice(&mut l.cleanup_policy, v),
         },
         ..PLAIN
     },
@@ -790,10 +784,36 @@ static LOG_DIR: &[Setting] = &[
         kafka: Some("log.retention.check.interval.ms"),
         kind: Kind::Milliseconds,
         range: (1, i64::MAX),
-        doc: "How often old segments are looked for.",
+        doc: "How often old segments are looked for, and partitions that are due to be compacted.",
         access: Access::Broker {
             get: |c| c.log_dir.retention_check_interval_ms.to_string(),
             set: |c, v| put(&mut c.log_dir.retention_check_interval_ms, v),
+        },
+        ..PLAIN
+    },
+    Setting {
+        name: "log_dir.compaction_buffer_bytes",
+        kafka: Some("log.cleaner.dedupe.buffer.size"),
+        kind: Kind::Bytes,
+        range: (1 << 20, i64::MAX),
+        doc: "Memory that the keys of a compaction may take, of which there is one at a time: each takes its length and \
+              about 25 bytes. What does not fit is compacted in another pass over the partition.",
+        access: Access::Broker {
+            get: |c| c.log_dir.compaction_buffer_bytes.to_string(),
+            set: |c, v| put(&mut c.log_dir.compaction_buffer_bytes, v),
+        },
+        ..PLAIN
+    },
+    Setting {
+        name: "log_dir.compaction_max_bytes_per_second",
+        kafka: Some("log.cleaner.io.max.bytes.per.second"),
+        kind: Kind::Bytes,
+        range: (1 << 10, i64::MAX),
+        doc: "Bytes that a compaction reads in a second at most, so that it leaves the disk to others. \
+              9223372036854775807 sets no limit.",
+        access: Access::Broker {
+            get: |c| c.log_dir.compaction_max_bytes_per_second.to_string(),
+            set: |c, v| put(&mut c.log_dir.compaction_max_bytes_per_second, v),
         },
         ..PLAIN
     },

@@ -7,23 +7,7 @@ use super::settings::{Access, Setting, topic_settings};
 use super::{Config, ConfigError, LogSettings, Problem, nearest};
 
 /// Topic settings of Kafka that this version does not have, with the reason, so that nobody takes them for typing errors.
-const KAFKA_ONLY: [(&str, &str); 16] = [
-    (
-        "delete.retention.ms",
-        "it concerns compaction, which is not available yet",
-    ),
-    (
-        "min.cleanable.dirty.ratio",
-        "it concerns compaction, which is not available yet",
-    ),
-    (
-        "min.compaction.lag.ms",
-        "it concerns compaction, which is not available yet",
-    ),
-    (
-        "max.compaction.lag.ms",
-        "it concerns compaction, which is not available yet",
-    ),
+const KAFKA_ONLY: [(&str, &str); 12] = [
     (
         "file.delete.delay.ms",
         "files are deleted at once; readers keep what they hold",
@@ -217,6 +201,9 @@ fn apply(values: &mut LogSettings, set: &BTreeMap<String, String>, problems: &mu
             problems.push(Problem::new(name, message));
         }
     }
+    if let Some(problem) = values.lag_conflict("min.compaction.lag.ms", "max.compaction.lag.ms") {
+        problems.push(problem);
+    }
     // A contradiction that the broker's own defaults bring in is resolved in favour of what the topic says.
     if let Some(problem) = values.flush_conflict("logweir.flush", "flush.messages") {
         match (
@@ -332,7 +319,7 @@ mod tests {
         let problems = TopicConfig::validate(&map(&[
             ("retention.mss", "5"),
             ("segment.bytes", "tiny"),
-            ("cleanup.policy", "compact"),
+            ("cleanup.policy", "compress"),
             ("segment.jitter.ms", "5"),
             ("colour", "red"),
             ("max.message.bytes", "-1"),
@@ -341,7 +328,7 @@ mod tests {
         let text = |key: &str| &problems.iter().find(|p| p.key == key).unwrap().message;
         assert!(text("retention.mss").contains("did you mean retention.ms?"));
         assert!(text("segment.bytes").contains("not a whole number"));
-        assert!(text("cleanup.policy").contains("not available yet"));
+        assert!(text("cleanup.policy").contains("compact,delete"));
         assert!(text("segment.jitter.ms").contains("a setting of Kafka"));
         assert!(text("colour").contains("there are segment.bytes"));
         assert!(text("max.message.bytes").contains("less than 0"));

@@ -128,11 +128,19 @@ pub enum CleanupPolicy {
     /// Segments beyond `retention_ms` or `retention_bytes` are deleted.
     #[default]
     Delete,
+    /// The last record of each key is kept.
+    Compact,
+    /// Both.
+    CompactAndDelete,
 }
 
 impl fmt::Display for CleanupPolicy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("delete")
+        f.write_str(match self {
+            Self::Delete => "delete",
+            Self::Compact => "compact",
+            Self::CompactAndDelete => "compact,delete",
+        })
     }
 }
 
@@ -144,11 +152,10 @@ impl FromStr for CleanupPolicy {
         policies.sort_unstable();
         match policies.as_slice() {
             ["delete"] => Ok(Self::Delete),
-            ["compact"] | ["compact", "delete"] => Err(format!(
-                "{text:?} is not available yet: this version deletes old records but does not compact; use delete"
-            )),
+            ["compact"] => Ok(Self::Compact),
+            ["compact", "delete"] => Ok(Self::CompactAndDelete),
             _ => Err(format!(
-                "{text:?} is not a cleanup policy; this version knows delete"
+                "{text:?} is not a cleanup policy; there are delete, compact and compact,delete"
             )),
         }
     }
@@ -344,12 +351,23 @@ mod tests {
     }
 
     #[test]
-    fn compaction_is_refused_as_not_yet_available() {
-        for policy in ["compact", "compact,delete", "delete, compact"] {
-            let refused = policy.parse::<CleanupPolicy>().unwrap_err();
-            assert!(refused.contains("not available yet"), "{refused}");
+    fn a_cleanup_policy_is_a_list_in_any_order() {
+        for policy in ["compact,delete", "delete, compact"] {
+            assert_eq!(
+                policy.parse(),
+                Ok(CleanupPolicy::CompactAndDelete),
+                "{policy}"
+            );
         }
-        assert_eq!("delete".parse(), Ok(CleanupPolicy::Delete));
+        for policy in [
+            CleanupPolicy::Delete,
+            CleanupPolicy::Compact,
+            CleanupPolicy::CompactAndDelete,
+        ] {
+            assert_eq!(policy.to_string().parse(), Ok(policy));
+        }
+        let refused = "compact,compact".parse::<CleanupPolicy>().unwrap_err();
+        assert!(refused.contains("compact,delete"), "{refused}");
     }
 
     #[test]

@@ -12,6 +12,9 @@
 //! | `logweir_fetch_bytes_total` | bytes | bytes of record batches sent to readers |
 //! | `logweir_fetch_errors_total` | partitions | partitions whose read failed |
 //! | `logweir_log_flushes_total` | syncs | syncs of segment files by flushes, since the data directory was opened |
+//! | `logweir_compactions_total` | compactions | times that a partition was compacted |
+//! | `logweir_compaction_removed_records_total` | records | records that compaction removed |
+//! | `logweir_compaction_errors_total` | compactions | compactions that failed; the log says why |
 //! | `logweir_connections` | connections | gRPC connections open now |
 //! | `logweir_connections_refused_total` | connections | refused because of `max_connections` |
 //! | `logweir_inflight_bytes` | bytes | bytes of requests in the broker now |
@@ -103,7 +106,7 @@ const PARTITION_GAUGES: [(&str, &str); 5] = [
 type Read = fn(&Metrics) -> &AtomicU64;
 
 /// Name, help and source of every counter.
-const COUNTERS: [(&str, &str, Read); 8] = [
+const COUNTERS: [(&str, &str, Read); 11] = [
     ("logweir_produce_batches", "Record batches appended", |m| {
         &m.produce_batches
     }),
@@ -132,6 +135,21 @@ const COUNTERS: [(&str, &str, Read); 8] = [
         "logweir_fetch_errors",
         "Partitions whose read failed",
         |m| &m.fetch_errors,
+    ),
+    (
+        "logweir_compactions",
+        "Times that a partition was compacted",
+        |m| &m.compactions,
+    ),
+    (
+        "logweir_compaction_removed_records",
+        "Records that compaction removed",
+        |m| &m.compaction_removed_records,
+    ),
+    (
+        "logweir_compaction_errors",
+        "Compactions that failed",
+        |m| &m.compaction_errors,
     ),
     (
         "logweir_connections_refused",

@@ -10,11 +10,13 @@ use std::time::Duration;
 
 use logweir_proto::record::TimestampType;
 use logweir_proto::{LeaderEpoch, NodeId, PartitionId, TopicId};
-use logweir_storage::{FlushPolicy, LogConfig, LogDir, LogId, OpenError, on_threads};
+use logweir_storage::{
+    self as storage, FlushPolicy, LogConfig, LogDir, LogId, OpenError, on_threads,
+};
 use parking_lot::{Mutex, RwLock};
 
 use crate::clock::Clock;
-use crate::config::{Config, MessageTimestampType, TopicConfig};
+use crate::config::{CleanupPolicy, Config, MessageTimestampType, TopicConfig};
 use crate::error::ApiError;
 use crate::metadata::{Image, TopicImage};
 use crate::metrics::LockHold;
@@ -533,6 +535,15 @@ fn log_config(config: &Config, topic: &TopicConfig, replicas: usize) -> LogConfi
         segment_bytes: values.segment_bytes,
         segment_age: Duration::from_millis(values.segment_ms),
         index_interval_bytes: u32::try_from(values.index_interval_bytes).unwrap_or(u32::MAX),
+        cleanup_policy: match values.cleanup_policy {
+            CleanupPolicy::Delete => storage::CleanupPolicy::Delete,
+            CleanupPolicy::Compact => storage::CleanupPolicy::Compact,
+            CleanupPolicy::CompactAndDelete => storage::CleanupPolicy::CompactAndDelete,
+        },
+        delete_retention: Duration::from_millis(values.delete_retention_ms),
+        min_compaction_lag: Duration::from_millis(values.min_compaction_lag_ms),
+        max_compaction_lag: values.max_compaction_lag(),
+        min_cleanable_dirty_ratio: values.min_cleanable_dirty_ratio,
         retention: values.retention(),
         retention_bytes: u64::try_from(values.retention_bytes).ok(),
         flush: FlushPolicy {

@@ -38,7 +38,7 @@ impl Partition {
     /// Appends a batch that was validated, unless its producer has sent it before.
     ///
     /// # Errors
-    /// `MESSAGE_TOO_LARGE`, the producer errors of KIP-98, `KAFKA_STORAGE_ERROR`; nothing was appended then.
+    /// `MESSAGE_TOO_LARGE`, `INVALID_RECORD` without a key in a compacted topic, the producer errors of KIP-98, `KAFKA_STORAGE_ERROR`; nothing was appended then.
     pub(crate) fn append(&self, batch: &RecordBatch, wait: AckWait) -> Result<Appended, ApiError> {
         let size = batch.header().size_bytes;
         let limit = self.max_message_bytes();
@@ -51,6 +51,12 @@ impl Partition {
                 ),
             )
             .hint("send smaller batches, compress them, or raise the topic's max.message.bytes"));
+        }
+        if self.compacts() {
+            batch.check_keys().map_err(|error| {
+                ApiError::from(error)
+                    .hint("give each record a key, or set the topic's cleanup.policy to delete")
+            })?;
         }
         let (appended, ready) = self.with_state(|state| self.append_locked(state, batch, wait))?;
         ready.complete();

@@ -255,10 +255,10 @@ mod tests {
 
     const LIMIT: usize = 1 << 20;
 
-    fn built(
-        compression: Compression,
-        records: &[(i64, Option<&[u8]>, Option<&[u8]>)],
-    ) -> RecordBatch {
+    /// Time, key and value.
+    type Sent<'a> = (i64, Option<&'a [u8]>, Option<&'a [u8]>);
+
+    fn built(compression: Compression, records: &[Sent<'_>]) -> RecordBatch {
         let mut builder = BatchBuilder::new(compression);
         for (time, key, value) in records {
             let headers = [RecordHeader::new("h", "1")];

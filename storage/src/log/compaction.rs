@@ -79,6 +79,7 @@ pub struct Compaction {
 /// What [`Compaction::run`] has come to.
 #[derive(Debug)]
 #[must_use]
+#[non_exhaustive]
 pub enum CompactionStep {
     /// A segment is to take the place of others, by [`Log::finish_compaction`] and [`Replacement::settle`]; then `run`
     /// is to be called again.
@@ -91,6 +92,7 @@ pub enum CompactionStep {
 
 /// What a compaction did so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct CompactionStats {
     /// Times that the log was gone over.
     pub passes: u64,

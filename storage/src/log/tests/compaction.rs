@@ -879,13 +879,7 @@ fn a_power_cut_right_after_each_step_gives_the_old_or_the_new_segments() {
             drop((compaction, replacement, dir));
             let dir = open(&disk);
             let mut log = open_log(&dir, &compacted());
-            let last = |found: &[Found]| {
-                found
-                    .iter()
-                    .filter(|record| record.2 == "k")
-                    .last()
-                    .map(|r| r.0)
-            };
+            let last = |found: &[Found]| found.iter().rfind(|record| record.2 == "k").map(|r| r.0);
             let found = records(&log.reader(), 0);
             assert_eq!(last(&found), Some(118), "steps {steps}, seed {seed}");
             assert!(found.len() < 120, "a committed replacement is finished");
