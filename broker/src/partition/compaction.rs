@@ -47,11 +47,11 @@ impl Partition {
         let Some(mut compaction) = planned else {
             return Ok(None);
         };
-        while let CompactionStep::Replace(mut replacement) = compaction.run(go_on)? {
+        while let CompactionStep::Replace(replacement) = compaction.run(go_on)? {
             // Nobody who holds `state` then has to wait for the disk until the replacement is settled.
             let _trimming = self.trimming.lock();
             let mut state = self.state.lock();
-            let finished = state.log()?.finish_compaction(&mut replacement)?;
+            let finished = state.log()?.finish_compaction(&replacement)?;
             drop(state);
             if !finished {
                 break;

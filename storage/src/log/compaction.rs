@@ -13,12 +13,12 @@
 //! * Everything is read by `pread` and verified; damage and device errors end the compaction and change nothing.
 
 use std::collections::HashSet;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
-use logweir_proto::record::{BatchHeader, without_records};
 use logweir_proto::{Offset, ProducerId, Timestamp};
 
 use super::shared::{LogShared, Segments};
@@ -30,6 +30,7 @@ use crate::flush::flush_log;
 use crate::segment::Segment;
 
 mod filter;
+mod group;
 mod key_map;
 mod output;
 mod plan;
@@ -37,7 +38,8 @@ mod point;
 mod replacement;
 mod source;
 
-use filter::{Filter, Verdict};
+use filter::Filter;
+use group::Group;
 use output::Output;
 pub(crate) use point::CompactionPoint;
 pub use replacement::Replacement;
@@ -73,6 +75,8 @@ pub struct Compaction {
     plan: Plan,
     is_prepared: bool,
     pass: Option<Pass>,
+    /// Whether the last replacement that was given was finished.
+    given: Option<Arc<AtomicBool>>,
     stats: CompactionStats,
 }
 
@@ -165,6 +169,7 @@ impl Compaction {
             plan,
             is_prepared: false,
             pass: None,
+            given: None,
             stats: CompactionStats::default(),
         }
     }
@@ -219,6 +224,14 @@ impl Compaction {
     }
 
     fn advance(&mut self, pace: &mut Pace<'_>) -> Result<Option<Replacement>, Halt> {
+        if self
+            .given
+            .take()
+            .is_some_and(|done| !done.load(Ordering::Acquire))
+        {
+            // What it would have removed is still there, so that no tombstone after it may go.
+            return Err(Halt::Stopped);
+        }
         // What is read now is read by its name.
         self.shared.while_open(|| self.shared.settle())?;
         if !self.is_prepared {
@@ -238,6 +251,7 @@ impl Compaction {
             };
             if let Some(replacement) = self.next_replacement(&mut pass, pace)? {
                 self.pass = Some(pass);
+                self.given = Some(replacement.finished());
                 return Ok(Some(replacement));
             }
             self.end_pass(&pass)?;
@@ -246,10 +260,7 @@ impl Compaction {
 
     /// Whether what was planned still holds.
     fn is_valid(&self) -> bool {
-        !self
-            .shared
-            .closed
-            .load(std::sync::atomic::Ordering::Acquire)
+        !self.shared.closed.load(Ordering::Acquire)
             && self.shared.state.lock().truncations == self.plan.truncations
     }
 
@@ -389,19 +400,15 @@ impl Compaction {
         let first = Source::open(disk.as_ref(), segment, end)?;
         let (base, path) = (first.base(), shared.files.compacting(first.base()));
         let original = Arc::clone(&first.file);
-        let mut group = Group {
-            output: Output::new(disk, path.clone(), base, original, self.plan.interval_bytes),
-            sources: Vec::new(),
-            end,
-            bytes: 0,
-            last: None,
-        };
+        let interval_bytes = self.plan.interval_bytes;
+        let output = Output::new(disk, path.clone(), base, original, interval_bytes);
+        let mut group = Group::new(output, end);
         pass.at = end;
         group.add(first, &mut pass.filter, pace, &path)?;
         if group.output.size_bytes() > MAX_SEGMENT_BYTES {
-            // Delete horizons have made it grow beyond what a segment may be: it stays as it is.
-            self.remove_temporary(base);
-            return Ok(None);
+            // To pass over it would let old records outlive the tombstones that deleted them.
+            let grown = "it grows beyond what a segment may be with its delete horizons";
+            return Err(ChangeError::io(&path)(io::Error::other(grown)).into());
         }
         let is_changed = !group.output.is_as_the_original();
         self.add_more(&mut group, row, pass, pace, &path)?;
@@ -433,23 +440,11 @@ impl Compaction {
                 return Ok(());
             }
             let source = Source::open(disk, segment, end)?;
-            let io = ChangeError::io(path);
-            let mark = group.output.mark().map_err(io)?;
-            let before = (
-                pass.filter.seen(),
-                group.end,
-                group.bytes,
-                group.last.clone(),
-            );
+            let before = group.mark(&pass.filter, path)?;
             group.output.begin().map_err(ChangeError::io(path))?;
             group.add(source, &mut pass.filter, pace, path)?;
             if group.output.size_bytes() > limit {
-                group.output.rewind(&mark).map_err(ChangeError::io(path))?;
-                group.sources.pop();
-                let seen;
-                (seen, group.end, group.bytes, group.last) = before;
-                pass.filter.forget(seen);
-                return Ok(());
+                return group.rewind(before, &mut pass.filter, path);
             }
         }
         Ok(())
@@ -489,75 +484,6 @@ impl Compaction {
     }
 }
 
-/// Segments that become one.
-struct Group {
-    output: Output,
-    sources: Vec<Arc<Segment>>,
-    /// Where the last of them ends.
-    end: Offset,
-    /// Their size.
-    bytes: u64,
-    /// The last batch of the last of them without its records, and when it was appended.
-    last: Option<(Bytes, Timestamp)>,
-}
-
-impl Group {
-    /// Adds what the filter leaves of a source.
-    fn add(
-        &mut self,
-        source: Source,
-        filter: &mut Filter,
-        pace: &mut Pace<'_>,
-        path: &Path,
-    ) -> Result<(), Halt> {
-        let is_first = self.sources.is_empty();
-        let mut batches = source.batches();
-        while let Some(found) = batches.next()? {
-            pace.read(found.header().size_bytes as u64)?;
-            let verdict = filter.decide(&found.batch);
-            let is_last = found.header().next_offset() == source.end;
-            if is_last {
-                self.last = Some((without_records(found.batch.bytes()), found.append_time));
-            }
-            let bytes = match verdict {
-                Verdict::Keep => found.batch.bytes().clone(),
-                Verdict::Rewrite(bytes) => bytes,
-                // A segment ends where its last batch does, and this one may stay the last.
-                Verdict::Drop if is_last && found.header().record_count == 0 && is_first => {
-                    found.batch.bytes().clone()
-                }
-                Verdict::Drop => continue,
-            };
-            let in_place = is_first
-                && self.output.size_bytes() == found.position
-                && bytes == *found.batch.bytes();
-            let header = BatchHeader::read(&bytes).unwrap_or(*found.header());
-            let pushed = self
-                .output
-                .push(&header, &bytes, found.append_time, in_place);
-            pushed.map_err(ChangeError::io(path))?;
-        }
-        if is_first && self.output.size_bytes() != source.size_bytes() {
-            self.output.begin().map_err(ChangeError::io(path))?;
-        }
-        self.end = source.end;
-        self.bytes += source.size_bytes();
-        self.sources.push(source.segment);
-        Ok(())
-    }
-
-    /// Has the last batch end where the next segment begins.
-    fn close(&mut self, path: &Path) -> Result<(), Halt> {
-        if self.output.place().offset == self.end {
-            return Ok(());
-        }
-        let (bytes, append_time) = self.last.take().expect("a source ends with a batch");
-        let header = BatchHeader::read(&bytes).expect("a header that was read before");
-        let pushed = self.output.push(&header, &bytes, append_time, false);
-        Ok(pushed.map_err(ChangeError::io(path))?)
-    }
-}
-
 /// The closed segments from the one at `first` on that end at or below `end`, with where each ends.
 fn below(
     segments: &Segments,
@@ -584,8 +510,8 @@ impl Log {
         let Some(mut compaction) = self.plan_compaction(now, bound)? else {
             return Ok(None);
         };
-        while let CompactionStep::Replace(mut replacement) = compaction.run(&mut |_| true)? {
-            if !self.finish_compaction(&mut replacement)? {
+        while let CompactionStep::Replace(replacement) = compaction.run(&mut |_| true)? {
+            if !self.finish_compaction(&replacement)? {
                 break;
             }
             replacement.settle()?;

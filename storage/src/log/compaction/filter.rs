@@ -9,7 +9,7 @@ use std::ops::ControlFlow;
 
 use bytes::Bytes;
 use logweir_proto::record::{
-    BatchHeader, KeyedRecord, RecordBatch, UnpackedBatch, without_records,
+    BatchError, BatchHeader, KeyedRecord, RecordBatch, UnpackedBatch, without_records,
 };
 use logweir_proto::{Offset, ProducerId, Timestamp};
 
@@ -34,7 +34,8 @@ pub(super) enum Verdict {
 pub(super) struct Seen {
     /// A batch whose records are not known was kept. It may hold older records of any key, so tombstones stay.
     opaque: bool,
-    /// The newest delete horizon of a batch that stays with a tombstone; [`Timestamp::NONE`] if there is none.
+    /// The newest delete horizon, not passed yet, of a batch that stays with a tombstone; [`Timestamp::NONE`] if there is
+    /// none.
     pub(super) newest_horizon: Timestamp,
     pub(super) removed_records: u64,
 }
@@ -125,29 +126,36 @@ impl Filter {
     }
 
     /// Decides on a batch. All before it in the log were decided on in this pass.
-    pub(super) fn decide(&mut self, batch: &RecordBatch) -> Verdict {
+    ///
+    /// # Errors
+    /// It cannot be written without what goes: compressed anew, or with its delete horizon, it is too large. To keep it
+    /// would let old records outlive the tombstones that deleted them.
+    pub(super) fn decide(&mut self, batch: &RecordBatch) -> Result<Verdict, BatchError> {
         let header = batch.header();
         let emptied = header.next_offset() <= self.log_start;
         if header.record_count == 0 || emptied {
             self.count_removed(header, 0);
-            return self.without_records(batch);
+            return Ok(self.without_records(batch));
         }
         if header.base_offset >= self.mapped_end {
-            self.note_unmapped(header);
-            return Verdict::Keep;
+            return Ok(Verdict::Keep);
         }
         // Markers of transactions stay until they can be told from those that nobody needs.
         if header.attributes.is_control() {
-            return Verdict::Keep;
+            return Ok(Verdict::Keep);
         }
         let Some(unpacked) = open(batch) else {
             self.seen.opaque = true;
-            return Verdict::Keep;
+            return Ok(Verdict::Keep);
         };
         self.decide_by_record(batch, &unpacked)
     }
 
-    fn decide_by_record(&mut self, batch: &RecordBatch, unpacked: &UnpackedBatch) -> Verdict {
+    fn decide_by_record(
+        &mut self,
+        batch: &RecordBatch,
+        unpacked: &UnpackedBatch,
+    ) -> Result<Verdict, BatchError> {
         let header = batch.header();
         let (mut kept, mut tombstones) = (0_i32, false);
         let has_expired = self.has_expired(header);
@@ -165,30 +173,22 @@ impl Filter {
         });
         if kept == 0 {
             self.count_removed(header, 0);
-            return self.without_records(batch);
+            return Ok(self.without_records(batch));
         }
         let has_horizon = header.attributes.has_delete_horizon();
         let horizon = (tombstones && !has_horizon).then_some(self.delete_horizon);
-        if tombstones {
-            let horizon = horizon.unwrap_or(header.base_timestamp);
-            self.seen.newest_horizon = self.seen.newest_horizon.max(horizon);
+        let until = horizon.unwrap_or(header.base_timestamp);
+        // One that stays although its time has come is nothing to wait for.
+        if tombstones && until > self.now {
+            self.seen.newest_horizon = self.seen.newest_horizon.max(until);
         }
         if kept == header.record_count && horizon.is_none() {
-            return Verdict::Keep;
+            return Ok(Verdict::Keep);
         }
         let mut stays = stays.into_iter();
-        match unpacked.retain(horizon, |_| stays.next() == Some(true)) {
-            Ok(bytes) => {
-                self.count_removed(header, kept);
-                Verdict::Rewrite(bytes)
-            }
-            // It cannot be compressed, or is too large with its horizon: it stays, and what it deletes stays deleted.
-            Err(error) => {
-                tracing::warn!(offset = %header.base_offset, %error, "a batch is kept as it is");
-                self.seen.opaque = true;
-                Verdict::Keep
-            }
-        }
+        let bytes = unpacked.retain(horizon, |_| stays.next() == Some(true))?;
+        self.count_removed(header, kept);
+        Ok(Verdict::Rewrite(bytes))
     }
 
     fn stays(&self, record: &KeyedRecord<'_>, has_expired: bool) -> bool {
@@ -226,13 +226,6 @@ impl Filter {
         }
     }
 
-    /// What was not mapped stays with its tombstones, whose horizon then matters.
-    fn note_unmapped(&mut self, header: &BatchHeader) {
-        if header.attributes.has_delete_horizon() {
-            self.seen.newest_horizon = self.seen.newest_horizon.max(header.base_timestamp);
-        }
-    }
-
     fn count_removed(&mut self, header: &BatchHeader, kept: i32) {
         let removed = header.record_count.saturating_sub(kept);
         self.seen.removed_records += u64::try_from(removed).unwrap_or(0);
@@ -246,6 +239,9 @@ fn producer_of(header: &BatchHeader) -> Option<ProducerId> {
 
 /// Unpacks a batch if all its records can be read and count: `None` for one that is compressed wrongly or to more than
 /// the limit (which is not looked for at append), and for one of a transaction, which may have been aborted.
+///
+/// Tombstones after such a batch stay for as long as it does. Code that opens more has to take logs as not compacted at
+/// all (by a new version of the file `compaction`), or what these batches hold outlives the tombstones.
 fn open(batch: &RecordBatch) -> Option<UnpackedBatch> {
     if batch.header().attributes.is_transactional() {
         return None;

@@ -12,6 +12,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use logweir_proto::Offset;
 
@@ -32,7 +33,7 @@ pub struct Replacement {
     /// Where the file is.
     path: PathBuf,
     /// The list of segments was replaced, so that the file is no longer this one's to remove.
-    finished: bool,
+    finished: Arc<AtomicBool>,
 }
 
 /// A replacement that is done in memory and not yet on the disk.
@@ -61,7 +62,7 @@ impl Replacement {
             sources,
             segment,
             path: written,
-            finished: false,
+            finished: Arc::default(),
         };
         shared.while_open(|| {
             let disk = context.disk.as_ref();
@@ -72,6 +73,15 @@ impl Replacement {
             synced.map_err(ChangeError::io(shared.files.dir()))
         })?;
         Ok(replacement)
+    }
+
+    /// Is set when the list of segments was replaced.
+    pub(super) fn finished(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.finished)
+    }
+
+    fn is_finished(&self) -> bool {
+        self.finished.load(Ordering::Acquire)
     }
 
     /// The base offset of the new segment.
@@ -111,7 +121,7 @@ impl Replacement {
 
 impl Drop for Replacement {
     fn drop(&mut self) {
-        if self.finished {
+        if self.is_finished() {
             return;
         }
         // If it stays, the next start removes it, or finishes what does no harm: the records are the same.
@@ -133,10 +143,7 @@ impl Log {
     ///
     /// # Errors
     /// [`ChangeError::Offline`].
-    pub fn finish_compaction(
-        &mut self,
-        replacement: &mut Replacement,
-    ) -> Result<bool, ChangeError> {
+    pub fn finish_compaction(&mut self, replacement: &Replacement) -> Result<bool, ChangeError> {
         self.check_open()?;
         let shared = &self.shared;
         debug_assert!(Arc::ptr_eq(&replacement.shared, shared));
@@ -145,7 +152,7 @@ impl Log {
         let Some(at) = replacement
             .place_in(&segments)
             .filter(|_| shared.state.lock().truncations == replacement.truncations)
-            .filter(|_| unsettled.is_none() && !replacement.finished)
+            .filter(|_| unsettled.is_none() && !replacement.is_finished())
         else {
             return Ok(false);
         };
@@ -159,7 +166,7 @@ impl Log {
             segment,
             path: replacement.path.clone(),
         });
-        replacement.finished = true;
+        replacement.finished.store(true, Ordering::Release);
         shared.segments.store(Arc::new(list));
         // Only then: who has the old list and finds them gone looks at the list again.
         for source in sources {

@@ -303,7 +303,7 @@ impl Model {
         };
         self.bound = self.bound.max(bound.get());
         for at in 0.. {
-            let CompactionStep::Replace(mut replacement) = compaction.run(&mut |_| true).unwrap()
+            let CompactionStep::Replace(replacement) = compaction.run(&mut |_| true).unwrap()
             else {
                 break;
             };
@@ -312,7 +312,7 @@ impl Model {
                 drop(replacement);
                 break;
             }
-            assert!(self.log().finish_compaction(&mut replacement).unwrap());
+            assert!(self.log().finish_compaction(&replacement).unwrap());
             if leave && at + 1 == replacements {
                 break;
             }
