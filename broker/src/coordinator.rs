@@ -1,6 +1,4 @@
-//! Coordinators: state machines whose state is what was written to a partition of an internal topic, and nothing else.
-//!
-//! `machine.rs` is what a machine is; `groups.rs` is the one for consumer groups and committed offsets.
+//! The coordinators' runtime: replayed state machines on partitions of internal topics.
 
 mod groups;
-mod machine;
+pub(crate) mod machine;
