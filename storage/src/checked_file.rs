@@ -33,6 +33,8 @@ pub(crate) mod magic {
     pub(crate) const COMPACTION: [u8; 4] = *b"LWCO";
     /// Producer states at one offset.
     pub(crate) const PRODUCERS: [u8; 4] = *b"LWPS";
+    /// What a log's records amount to.
+    pub(crate) const STATE_SNAPSHOT: [u8; 4] = *b"LWSS";
     /// Index of one segment; the only one with a frame of its own.
     pub(crate) const INDEX: [u8; 4] = *b"LWIX";
 }

@@ -16,7 +16,7 @@ use crate::checkpoint::{self, LogState};
 use crate::disk::{Disk, DiskFile, OpenMode, OsDisk};
 use crate::epochs::Epochs;
 use crate::index::{self, IndexEntry};
-use crate::log::{CompactionPoint, FileName};
+use crate::log::{CompactionPoint, FileName, decode_snapshot};
 use crate::producers;
 use crate::segment::{Scanner, Stop};
 
@@ -36,6 +36,8 @@ pub enum FileKind {
     LogState,
     /// Up to where a log is compacted.
     Compaction,
+    /// What a log's records amount to.
+    StateSnapshot,
     /// Recovery points of a data directory.
     RecoveryPoints,
     /// Identity of a data directory.
@@ -61,6 +63,7 @@ impl fmt::Display for FileKind {
             Self::LeaderEpochs => "leader epochs",
             Self::LogState => "log state",
             Self::Compaction => "compaction",
+            Self::StateSnapshot => "state snapshot",
             Self::RecoveryPoints => "recovery points",
             Self::Directory => "directory id",
             Self::Running => "running file",
@@ -313,6 +316,7 @@ fn kind_of_magic(head: &[u8]) -> Option<FileKind> {
         magic::LEADER_EPOCHS => FileKind::LeaderEpochs,
         magic::LOG_STATE => FileKind::LogState,
         magic::COMPACTION => FileKind::Compaction,
+        magic::STATE_SNAPSHOT => FileKind::StateSnapshot,
         magic::RECOVERY_POINTS => FileKind::RecoveryPoints,
         magic::DIRECTORY => FileKind::Directory,
         magic::RUNNING => FileKind::Running,
@@ -329,6 +333,7 @@ fn kind_of_name(name: &str) -> Option<FileKind> {
         FileName::Epochs => FileKind::LeaderEpochs,
         FileName::State => FileKind::LogState,
         FileName::Compaction => FileKind::Compaction,
+        FileName::Snapshot => FileKind::StateSnapshot,
         _ => match name {
             "recovery-points" => FileKind::RecoveryPoints,
             "directory" => FileKind::Directory,
@@ -379,6 +384,7 @@ fn small_items(path: &Path, kind: FileKind, bytes: &[u8]) -> Result<Items, Inspe
         FileKind::LeaderEpochs => epochs_of(bytes),
         FileKind::LogState => state_of(bytes),
         FileKind::Compaction => compaction_of(bytes),
+        FileKind::StateSnapshot => snapshot_of(bytes),
         FileKind::RecoveryPoints => points_of(bytes),
         FileKind::Directory => directory_of(bytes),
         FileKind::Running => running_of(bytes),
@@ -529,6 +535,18 @@ fn compaction_of(bytes: &[u8]) -> Result<Items, Damage> {
         field("truncations", point.truncations),
         field("compacted end", point.end),
         field("newest delete horizon", point.newest_horizon),
+    ])
+}
+
+fn snapshot_of(bytes: &[u8]) -> Result<Items, Damage> {
+    let decoded = decode_snapshot(bytes)?;
+    Ok(vec![
+        field("topic id", decoded.topic_id),
+        field("partition", decoded.partition),
+        field("end", decoded.snapshot.end),
+        field("leader epoch", decoded.snapshot.leader_epoch),
+        field("taken at", decoded.snapshot.taken_at),
+        field("state bytes", decoded.snapshot.state.len()),
     ])
 }
 

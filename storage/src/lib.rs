@@ -50,7 +50,8 @@ pub use config::{CleanupPolicy, FlushPolicy, LogConfig, LogDirConfig, MAX_SEGMEN
 pub use error::{AppendError, ChangeError, OpenError, ProducerError, ReadError};
 pub use flush::{FlushCallback, FlushOutcome};
 pub use log::{
-    Appended, Compaction, CompactionStats, CompactionStep, Log, LogReader, Replacement, Trim,
+    Appended, Compaction, CompactionStats, CompactionStep, Log, LogReader, MAX_STATE_BYTES,
+    Replacement, StateSnapshot, Trim,
 };
 pub use log_dir::{DirectoryId, LogDir, LogId};
 pub use producers::ProducerCheck;

@@ -28,6 +28,7 @@ mod reader;
 mod recovery;
 mod retention;
 mod shared;
+mod snapshot;
 #[cfg(test)]
 mod tests;
 mod truncation;
@@ -40,6 +41,8 @@ pub(crate) use recovery::open;
 pub use retention::Trim;
 pub(crate) use shared::LogShared;
 use shared::Segments;
+pub(crate) use snapshot::decode as decode_snapshot;
+pub use snapshot::{MAX_STATE_BYTES, StateSnapshot};
 
 /// At the latest when so much was appended, the producers' state is written, so that recovery need not find it
 /// from much more.

@@ -15,6 +15,9 @@ const INDEX: &str = "index";
 const PRODUCERS: &str = "producers";
 const STATE: &str = "log-state";
 const EPOCHS: &str = "leader-epochs";
+const SNAPSHOT: &str = "state-snapshot";
+/// Ending of a snapshot that could not be read.
+const UNREADABLE: &str = "unreadable";
 /// Ending of a file that is only there because unlinking comes later.
 const DELETED: &str = "deleted";
 /// Ending of a file that is being written.
@@ -46,6 +49,8 @@ pub(crate) enum FileName {
     },
     /// Up to where the log is compacted.
     Compaction,
+    /// What the log's records amount to, or an earlier such file that could not be read.
+    Snapshot,
     /// May be removed: half written, or deleted.
     Leftover,
     /// Not ours; left alone.
@@ -59,6 +64,7 @@ impl FileName {
                 STATE => Self::State,
                 EPOCHS => Self::Epochs,
                 COMPACTION => Self::Compaction,
+                SNAPSHOT => Self::Snapshot,
                 _ => Self::Unknown,
             };
         };
@@ -67,6 +73,9 @@ impl FileName {
         }
         if ending == COMPACTED {
             return Self::parse_compacted(stem).unwrap_or(Self::Unknown);
+        }
+        if (stem, ending) == (SNAPSHOT, UNREADABLE) {
+            return Self::Snapshot;
         }
         let Some(offset) = offset_of(stem) else {
             return Self::Unknown;
@@ -148,6 +157,15 @@ impl LogFiles {
         self.dir.join(name)
     }
 
+    pub(crate) fn snapshot(&self) -> PathBuf {
+        self.dir.join(SNAPSHOT)
+    }
+
+    /// Where a snapshot goes that cannot be read.
+    pub(crate) fn snapshot_aside(&self) -> PathBuf {
+        self.dir.join(format!("{SNAPSHOT}.{UNREADABLE}"))
+    }
+
     fn numbered(&self, offset: Offset, ending: &str) -> PathBuf {
         self.dir.join(format!("{:0DIGITS$}.{ending}", offset.get()))
     }
@@ -212,6 +230,9 @@ mod tests {
         );
         assert_eq!(FileName::parse("log-state"), FileName::State);
         assert_eq!(FileName::parse("leader-epochs"), FileName::Epochs);
+        for path in [files.snapshot(), files.snapshot_aside()] {
+            assert_eq!(FileName::parse(&name(path)), FileName::Snapshot);
+        }
         assert_eq!(FileName::parse("leader-epochs.tmp"), FileName::Leftover);
         assert_eq!(
             FileName::parse("00000000000000000123.log.deleted"),

@@ -20,6 +20,10 @@ impl LogReader {
         Self { shared }
     }
 
+    pub(super) fn shared(&self) -> &LogShared {
+        &self.shared
+    }
+
     /// The first offset that may be read.
     #[must_use]
     pub fn log_start_offset(&self) -> Offset {

@@ -133,7 +133,7 @@ impl Found {
                     let path = files.dir().join(&entry.name);
                     remove_if_there(disk, &path).map_err(OpenError::io(&path))?;
                 }
-                FileName::Index(_) | FileName::Producers(_) => {}
+                FileName::Index(_) | FileName::Producers(_) | FileName::Snapshot => {}
                 FileName::Unknown => {
                     let file = files.dir().join(&entry.name);
                     tracing::warn!(file = %file.display(), "unknown file in a log's directory");

@@ -30,6 +30,7 @@ mod model;
 mod policies;
 mod reading;
 mod regressions;
+mod snapshots;
 mod trims;
 
 const EPOCH: LeaderEpoch = LeaderEpoch::new(1);
