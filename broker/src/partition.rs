@@ -13,6 +13,7 @@ use logweir_storage::{
     ChangeError, FlushOutcome, Log, LogConfig, LogDir, LogReader, OpenError, Trim,
 };
 use parking_lot::Mutex;
+use tokio::sync::oneshot;
 
 use crate::clock::Clock;
 use crate::error::ApiError;
@@ -28,7 +29,7 @@ mod waiters;
 mod writer;
 
 pub(crate) use reader::{Diverging, ReadBound, Watch};
-pub(crate) use set::{Partitions, Slot};
+pub(crate) use set::{Leadership, Partitions, Slot};
 pub(crate) use writer::{AckWait, Appended};
 
 /// What to know about a partition before its log is opened.
@@ -277,6 +278,18 @@ impl Partition {
         drop(state);
         ready.complete();
         log
+    }
+
+    /// Completed with the reason when the partition ends: it was closed or deleted, or its disk or an invariant failed.
+    pub(crate) fn until_end(&self) -> oneshot::Receiver<ApiError> {
+        let (sender, receiver) = oneshot::channel();
+        let mut state = self.state.lock();
+        match &state.ended {
+            // A receiver is there, so it can be sent.
+            Some(reason) => drop(sender.send(reason.clone())),
+            None => state.waiters.on_end(sender),
+        }
+        receiver
     }
 
     /// Called on the group-commit thread.

@@ -74,6 +74,31 @@ const RETRIES: usize = 100;
 #[derive(Debug)]
 struct Closed(bool);
 
+/// That this broker leads a partition from now on, or no longer does.
+#[derive(Clone, Debug)]
+pub(crate) enum Leadership {
+    /// It leads the partition in this epoch. May be told again, and again with a higher epoch.
+    Gained(Arc<Partition>, LeaderEpoch),
+    /// It does not lead the partition, or cannot serve it. May be told again.
+    Lost(PartitionId),
+}
+
+/// Is told, in order and one at a time, of the partitions of one topic. It must not change the set.
+type Listener = Box<dyn Fn(Leadership) + Send + Sync>;
+
+/// Who is to be told of which topic; few, the coordinators.
+#[derive(Default)]
+struct Listeners(RwLock<Vec<(Arc<str>, Listener)>>);
+
+impl std::fmt::Debug for Listeners {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let listeners = self.0.read();
+        f.debug_list()
+            .entries(listeners.iter().map(|(topic, _)| topic))
+            .finish()
+    }
+}
+
 /// All partitions of one broker.
 #[derive(Debug)]
 pub(crate) struct Partitions {
@@ -83,6 +108,7 @@ pub(crate) struct Partitions {
     clock: Clock,
     lock_hold: Arc<LockHold>,
     topics: RwLock<HashMap<Arc<str>, Hosted>>,
+    listeners: Listeners,
     /// Held while the set is being changed, which may take as long as opening logs takes.
     applying: Mutex<Closed>,
 }
@@ -102,6 +128,7 @@ impl Partitions {
             clock,
             lock_hold,
             topics: RwLock::default(),
+            listeners: Listeners::default(),
             applying: Mutex::new(Closed(false)),
         }
     }
@@ -182,6 +209,40 @@ impl Partitions {
             .partitions
             .get(partition)
             .cloned()
+    }
+
+    /// Has `listener` told which partitions of a topic are led here: now, and whenever that changes, while the set is
+    /// being changed. What leads a partition elsewhere will come by the same events once there are replicas.
+    pub(crate) fn listen(
+        &self,
+        topic: &str,
+        listener: impl Fn(Leadership) + Send + Sync + 'static,
+    ) {
+        let _changing = self.applying.lock();
+        self.tell_of(topic, self.partition_count(topic).unwrap_or(0), &listener);
+        let listener = (Arc::from(topic), Box::new(listener) as Listener);
+        self.listeners.0.write().push(listener);
+    }
+
+    /// Tells every listener how its topic stands; `gone` are topics that were removed, with their partitions.
+    fn tell_listeners(&self, gone: &[(Arc<str>, usize)]) {
+        for (topic, listener) in self.listeners.0.read().iter() {
+            let removed = gone.iter().find(|(name, _)| name == topic);
+            let count = self.partition_count(topic).unwrap_or(0);
+            self.tell_of(topic, count.max(removed.map_or(0, |gone| gone.1)), listener);
+        }
+    }
+
+    fn tell_of(&self, topic: &str, count: usize, listener: &(impl Fn(Leadership) + ?Sized)) {
+        for index in 0..count {
+            listener(match self.slot(topic, index) {
+                Some(Slot::Online(partition)) if partition.broken().is_none() => {
+                    let epoch = partition.leader_epoch();
+                    Leadership::Gained(partition, epoch)
+                }
+                _ => Leadership::Lost(partition_id(index)),
+            });
+        }
     }
 
     /// Every partition that is led here and can be served.
@@ -286,9 +347,13 @@ impl Partitions {
                 .map(|h| Arc::clone(&h.image.name))
                 .collect()
         };
-        for name in gone {
-            self.remove(&name);
-        }
+        let gone: Vec<_> = gone
+            .into_iter()
+            .map(|name| {
+                let partitions = self.remove(&name);
+                (name, partitions)
+            })
+            .collect();
         let mut changes: Vec<_> = image
             .topics
             .values()
@@ -299,6 +364,8 @@ impl Partitions {
         for hosted in changes {
             topics.insert(Arc::clone(&hosted.image.name), hosted);
         }
+        drop(topics);
+        self.tell_listeners(&gone);
     }
 
     /// What becomes of a topic, with the partitions that it has already; `None` if it stays as it is.
@@ -387,7 +454,7 @@ impl Partitions {
         config: &TopicConfig,
     ) -> Result<Arc<Partition>, OpenError> {
         let image = &topic.partitions[index];
-        let id = PartitionId::new(i32::try_from(index).unwrap_or(i32::MAX));
+        let id = partition_id(index);
         let spec = PartitionSpec {
             topic: Arc::clone(&topic.name),
             topic_id: topic.id,
@@ -414,7 +481,11 @@ impl Partitions {
         let tried = waiting
             .into_iter()
             .filter(|(tries, name, index)| self.retry(*tries, name, *index));
-        tried.count()
+        let served = tried.count();
+        if served > 0 {
+            self.tell_listeners(&[]);
+        }
+        served
     }
 
     /// Partitions that may be opened again: how often each was tried, its topic and number.
@@ -473,9 +544,10 @@ impl Partitions {
         }
     }
 
-    fn remove(&self, name: &str) {
+    /// Takes a topic out; how many partitions it had.
+    fn remove(&self, name: &str) -> usize {
         let Some(hosted) = self.topics.write().remove(name) else {
-            return;
+            return 0;
         };
         let reason = ApiError::unknown_topic(name);
         for (index, slot) in hosted.partitions.iter().enumerate() {
@@ -485,7 +557,7 @@ impl Partitions {
                 Slot::Offline(_) => self.log_dir.set_stray(&LogId {
                     topic: Arc::clone(&hosted.image.name),
                     topic_id: hosted.image.id,
-                    partition: PartitionId::new(i32::try_from(index).unwrap_or(i32::MAX)),
+                    partition: partition_id(index),
                 }),
                 Slot::Elsewhere => Ok(()),
             };
@@ -493,6 +565,7 @@ impl Partitions {
                 tracing::error!(topic = name, partition = index, %error, "cannot delete the log");
             }
         }
+        hosted.partitions.len()
     }
 
     /// Closes every log; the data directory can be closed cleanly if none failed.
@@ -515,6 +588,10 @@ impl Partitions {
         }
         first
     }
+}
+
+fn partition_id(index: usize) -> PartitionId {
+    PartitionId::new(i32::try_from(index).unwrap_or(i32::MAX))
 }
 
 fn replicas(topic: &TopicImage) -> usize {

@@ -48,6 +48,7 @@ impl Queue {
 pub(crate) struct Ready {
     acks: Vec<AckSender>,
     readers: Vec<Arc<Notify>>,
+    at_end: Vec<oneshot::Sender<ApiError>>,
     /// What the appends are answered instead of success.
     failure: Option<ApiError>,
 }
@@ -55,6 +56,11 @@ pub(crate) struct Ready {
 impl Ready {
     /// Answers the appends and wakes the readers, who will meet a failure themselves.
     pub(crate) fn complete(self) {
+        if let Some(reason) = &self.failure {
+            for waiting in self.at_end {
+                let _ = waiting.send(reason.clone());
+            }
+        }
         let outcome = self.failure.map_or(Ok(()), Err);
         for ack in self.acks {
             // A caller that gave up has dropped its end.
@@ -71,6 +77,8 @@ impl Ready {
 pub(crate) struct Waiters {
     durable: Queue,
     replicated: Queue,
+    /// Who wants to know of the end, such as a coordinator on an internal topic: few.
+    at_end: Vec<oneshot::Sender<ApiError>>,
     readers: Vec<Arc<Notify>>,
 }
 
@@ -83,6 +91,12 @@ impl Waiters {
     /// Completes `sender` when the high watermark has passed `end`.
     pub(crate) fn on_replicated(&mut self, end: Offset, sender: AckSender) {
         self.replicated.push(end, sender);
+    }
+
+    /// Tells `sender` of the partition's end.
+    pub(crate) fn on_end(&mut self, sender: oneshot::Sender<ApiError>) {
+        self.at_end.retain(|waiting| !waiting.is_closed());
+        self.at_end.push(sender);
     }
 
     /// Notifies `reader` of every move of the high watermark until it is removed.
@@ -121,6 +135,7 @@ impl Waiters {
         self.durable.pop_until(Offset::MAX, &mut ready);
         self.replicated.pop_until(Offset::MAX, &mut ready);
         ready.readers.extend(self.readers.iter().cloned());
+        ready.at_end = std::mem::take(&mut self.at_end);
         ready
     }
 }

@@ -1,7 +1,7 @@
 //! Appending to a partition's log: the only code that changes it, under the partition's lock.
 
 use logweir_proto::record::RecordBatch;
-use logweir_proto::{ErrorCode, Offset, Timestamp};
+use logweir_proto::{ErrorCode, LeaderEpoch, Offset, Timestamp};
 use logweir_storage::ProducerCheck;
 use tokio::sync::oneshot;
 
@@ -40,6 +40,58 @@ impl Partition {
     /// # Errors
     /// `MESSAGE_TOO_LARGE`, `INVALID_RECORD` without a key in a compacted topic, the producer errors of KIP-98, `KAFKA_STORAGE_ERROR`; nothing was appended then.
     pub(crate) fn append(&self, batch: &RecordBatch, wait: AckWait) -> Result<Appended, ApiError> {
+        self.check_batch(batch)?;
+        let (appended, ready) = self.with_state(|state| self.append_locked(state, batch, wait))?;
+        ready.complete();
+        appended
+    }
+
+    /// Appends a batch of the broker's own, for a writer that knows what leader epoch it writes in; ask
+    /// [`Partition::committed`] when it is committed.
+    ///
+    /// # Errors
+    /// `FENCED_LEADER_EPOCH` if the partition is led in another epoch by now, and as [`Partition::append`]; nothing was
+    /// appended then.
+    pub(crate) fn append_in(
+        &self,
+        epoch: LeaderEpoch,
+        batch: &RecordBatch,
+    ) -> Result<Appended, ApiError> {
+        self.check_batch(batch)?;
+        let (appended, ready) = self.with_state(|state| {
+            let current = self.leader_epoch();
+            if epoch != current {
+                let message = format!(
+                    "the writer's leader epoch is {epoch}, the partition is led in {current}"
+                );
+                return Err(ApiError::new(ErrorCode::FencedLeaderEpoch, message));
+            }
+            self.append_locked(state, batch, AckWait::None)
+        })?;
+        ready.complete();
+        appended
+    }
+
+    /// Waits for all records below `end` (exclusive) to be committed: `None` if the high watermark has passed it.
+    ///
+    /// # Errors
+    /// Why it never will: the partition has ended.
+    pub(crate) fn committed(
+        &self,
+        end: Offset,
+    ) -> Result<Option<oneshot::Receiver<Result<(), ApiError>>>, ApiError> {
+        if end <= self.high_watermark() {
+            return Ok(None);
+        }
+        let mut state = self.state.lock();
+        let receiver = self.wait_for(&mut state, end, AckWait::Replicated);
+        match &state.ended {
+            Some(reason) if receiver.is_some() => Err(reason.clone()),
+            _ => Ok(receiver),
+        }
+    }
+
+    fn check_batch(&self, batch: &RecordBatch) -> Result<(), ApiError> {
         let size = batch.header().size_bytes;
         let limit = self.max_message_bytes();
         if size > limit {
@@ -58,9 +110,7 @@ impl Partition {
                     .hint("give each record a key, or set the topic's cleanup.policy to delete")
             })?;
         }
-        let (appended, ready) = self.with_state(|state| self.append_locked(state, batch, wait))?;
-        ready.complete();
-        appended
+        Ok(())
     }
 
     fn append_locked(

@@ -225,3 +225,29 @@ fn the_logs_of_an_interrupted_topic_deletion_go_at_the_next_start_and_unknown_on
     assert_eq!(names(), left[1..]);
     partitions.close().unwrap();
 }
+
+#[test]
+fn who_listens_is_told_of_every_partition_that_is_led_or_no_longer_in_order() {
+    let disk = SimDisk::new(1 << 30);
+    let partitions = set(&disk);
+    let full = SimFault::new(io::ErrorKind::StorageFull).on(DiskOp::CreateDir);
+    disk.inject(full.under("/logs").forever());
+    partitions.apply(&image(&topic(1, 3)));
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let tell = Arc::clone(&told);
+    partitions.listen(TOPIC, move |event| {
+        tell.lock().push(match event {
+            Leadership::Gained(partition, epoch) => (partition.id().get(), Some(epoch.get())),
+            Leadership::Lost(partition) => (partition.get(), None),
+        });
+    });
+    let taken = || std::mem::take(&mut *told.lock());
+    assert_eq!(taken(), [(0, None)], "its log could not be opened");
+    disk.clear_faults();
+    assert_eq!(partitions.retry_offline(), 1);
+    assert_eq!(taken(), [(0, Some(3))]);
+    partitions.apply(&image(&topic(2, 4)));
+    assert_eq!(taken(), [(0, Some(4)), (1, Some(4))]);
+    partitions.apply(&Image::default());
+    assert_eq!(taken(), [(0, None), (1, None)]);
+}
