@@ -128,12 +128,13 @@ pub(crate) trait Machine: Send + 'static {
     /// All records were replayed and the machine is about to serve: start the sessions of what was loaded.
     fn loaded(&mut self, now: Now);
 
-    /// When [`Machine::on_time`] is due next, by each clock.
+    /// When [`Machine::on_time`] is due next, by each clock. Asked after every decision, so it must be cheap.
     fn next_due(&self) -> Due;
 
     /// Does what is due at `now`. Afterwards [`Machine::next_due`] lies after `now`, or it is called again at once.
     fn on_time(&mut self, now: Now) -> Effects<Self::Answer>;
 
     /// The whole durable state as records, for a local snapshot; replaying them into a new machine gives an equal one.
+    /// Asked for under the shard's lock, so bytes are better shared than copied.
     fn snapshot(&self) -> Vec<StateRecord>;
 }
