@@ -127,6 +127,8 @@ pub struct TopicSettings {
     pub num_partitions: i32,
     /// The replicas of a topic that does not say how many.
     pub default_replication_factor: i16,
+    /// The partitions of each of the broker's own topics, such as `__consumer_offsets`, when it is first needed.
+    pub internal_num_partitions: i32,
     /// Whether a topic is created when it is first used.
     pub auto_create_topics_enable: bool,
     /// Whether topics may be deleted.
@@ -242,6 +244,7 @@ impl Default for TopicSettings {
         Self {
             num_partitions: 1,
             default_replication_factor: 1,
+            internal_num_partitions: 16,
             auto_create_topics_enable: true,
             delete_topic_enable: true,
         }
@@ -309,9 +312,14 @@ impl Config {
             segment_bytes: LogSettings::EMBEDDED_SEGMENT_BYTES,
             ..LogSettings::default()
         };
+        let topics = TopicSettings {
+            internal_num_partitions: 1,
+            ..TopicSettings::default()
+        };
         Self {
             listeners,
             log,
+            topics,
             ..Self::default()
         }
     }

@@ -323,10 +323,6 @@ impl Quorum {
     ///
     /// # Errors
     /// As [`Quorum::register_broker`].
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "the coordinators' topics are to come")
-    )]
     pub(crate) async fn create_internal_topic(
         &self,
         topic: NewTopic,

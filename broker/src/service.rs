@@ -21,6 +21,7 @@ mod compaction;
 mod context;
 mod faults;
 mod fetch;
+mod internal_topics;
 mod offsets;
 mod produce;
 mod producer_ids;

@@ -209,6 +209,12 @@ impl Run {
         self.end(listeners).await;
     }
 
+    /// What the run can do, for tests of parts that no listener uses yet.
+    #[cfg(test)]
+    pub(super) fn service_for_test(&self) -> &Arc<Service> {
+        &self.service
+    }
+
     /// Ends the metadata quorum as nothing but a failure does.
     #[cfg(test)]
     pub(super) async fn end_quorum_for_test(&self) {

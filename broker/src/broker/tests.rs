@@ -15,6 +15,7 @@ use tokio::net::TcpListener;
 use super::*;
 use crate::ListenAddr;
 
+mod coordinators;
 mod embedding;
 
 const QUIET: ListenAddr = ListenAddr::Off;

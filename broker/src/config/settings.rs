@@ -609,6 +609,20 @@ static TOPICS: &[Setting] = &[
         ..PLAIN
     },
     Setting {
+        name: "topics.internal_num_partitions",
+        kafka: Some("offsets.topic.num.partitions"),
+        kind: Kind::Number,
+        range: (1, 10_000),
+        doc: "How many partitions each of the broker's own topics gets, such as __consumer_offsets, when it is first needed. \
+              Fixed from then on: it decides which partition is responsible for a group. A broker within a program has 1 \
+              unless it says otherwise.",
+        access: Access::Broker {
+            get: |c| c.topics.internal_num_partitions.to_string(),
+            set: |c, v| put(&mut c.topics.internal_num_partitions, v),
+        },
+        ..PLAIN
+    },
+    Setting {
         name: "topics.auto_create_topics_enable",
         kafka: Some("auto.create.topics.enable"),
         kind: Kind::Switch,

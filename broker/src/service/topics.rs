@@ -337,7 +337,7 @@ impl Service {
     }
 
     /// Waits until the partitions are as the image says now.
-    async fn partitions_follow(&self) {
+    pub(super) async fn partitions_follow(&self) {
         self.reconciler.reached(self.image().version).await;
     }
 
