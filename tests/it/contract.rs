@@ -856,3 +856,70 @@ async fn the_cluster_describes_itself_and_keeps_its_id() {
         "{ids:?}"
     );
 }
+
+#[tokio::test]
+async fn a_stream_of_compressed_messages_is_refused_with_what_may_be_sent() {
+    let process = ServeOptions::in_memory().start();
+    let mut broker = GrpcBroker::connect(process.grpc()).await;
+    broker.create_topic("t", 1, &[]).await;
+    let call = |encoding: &'static str| {
+        let mut request = tonic::Request::new(tokio_stream::iter([v1::ProduceRequest {
+            correlation_id: 7,
+            ..Default::default()
+        }]));
+        let encoding = encoding.parse().unwrap();
+        request.metadata_mut().insert("grpc-encoding", encoding);
+        let mut service = broker.produce.clone();
+        async move { service.produce_stream(request).await }
+    };
+    let refused = call("gzip").await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unimplemented, "{refused}");
+    let instead = refused.metadata().get("grpc-accept-encoding").unwrap();
+    assert_eq!(instead, "identity");
+    let mut answers = call("identity").await.unwrap().into_inner();
+    assert_eq!(answers.next().await.unwrap().unwrap().correlation_id, 7);
+}
+
+/// KIP-320: a reader says from which epoch its last record is, and learns where the log and what it has part.
+#[tokio::test]
+async fn a_reader_that_has_more_than_the_log_is_told_where_they_part() {
+    let process = ServeOptions::in_memory().start();
+    let mut broker = GrpcBroker::connect(process.grpc()).await;
+    broker.create_topic("t", 1, &[]).await;
+    broker.produce_value("t", 0, "a").await;
+    let fetch = |fetch_offset, epoch| {
+        let request = v1::FetchRequest {
+            partitions: vec![v1::FetchPartition {
+                topic: "t".to_owned(),
+                fetch_offset,
+                last_fetched_epoch: epoch,
+                ..Default::default()
+            }],
+            ..Default::default()
+        };
+        let mut service = broker.fetch.clone();
+        async move { service.fetch(request).await }
+    };
+    let partition = |answer: tonic::Response<v1::FetchResponse>| {
+        answer.into_inner().partitions.into_iter().next().unwrap()
+    };
+    let agrees = partition(fetch(1, Some(0)).await.unwrap());
+    assert_eq!((agrees.error, agrees.diverging_epoch), (None, None));
+    // Of the same epoch, and of one that is newer than all there is.
+    for epoch in [0, 7] {
+        let lost = partition(fetch(5, Some(epoch)).await.unwrap());
+        assert_eq!(lost.error.unwrap().code, 1, "OFFSET_OUT_OF_RANGE");
+        let parting = v1::DivergingEpoch {
+            leader_epoch: 0,
+            end_offset: 1,
+        };
+        assert_eq!(lost.diverging_epoch, Some(parting), "epoch {epoch}");
+    }
+    for unknown in [None, Some(-1)] {
+        let beyond = partition(fetch(5, unknown).await.unwrap());
+        assert_eq!(beyond.error.unwrap().code, 1);
+        assert_eq!(beyond.diverging_epoch, None);
+    }
+    let refused = fetch(1, Some(-5)).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
+}
