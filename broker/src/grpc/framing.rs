@@ -8,6 +8,8 @@ use std::collections::VecDeque;
 
 use bytes::Buf;
 
+use crate::grpc::produce_stream::PRODUCE_STREAM;
+
 /// A gRPC message's prefix: one byte of flags, four of length.
 const PREFIX_BYTES: usize = 5;
 /// What a message takes beside its bytes: its place in the list of lengths.
@@ -63,9 +65,7 @@ impl Shape {
     /// The shape of the messages that a method takes.
     pub(super) fn of(path: &str) -> &'static Self {
         match path {
-            "/logweir.v1.ProduceService/Produce" | "/logweir.v1.ProduceService/ProduceStream" => {
-                &PRODUCE
-            }
+            "/logweir.v1.ProduceService/Produce" | PRODUCE_STREAM => &PRODUCE,
             _ => &LISTS,
         }
     }

@@ -19,7 +19,7 @@ use crate::grpc::Handler;
 use crate::grpc::requests::Requests;
 
 /// The path of the streaming call.
-const PRODUCE_STREAM: &str = "/logweir.v1.ProduceService/ProduceStream";
+pub(super) const PRODUCE_STREAM: &str = "/logweir.v1.ProduceService/ProduceStream";
 
 /// `logweir.v1.ProduceService`.
 #[derive(Clone, Debug)]
@@ -55,10 +55,11 @@ impl ProduceServer {
             let message = format!("messages with grpc-encoding {encoding:?} are not taken");
             let mut status = Status::unimplemented(message);
             // What it may send instead, as gRPC has it.
-            let identity = MetadataValue::from_static("identity");
-            status
-                .metadata_mut()
-                .insert("grpc-accept-encoding", identity);
+            let (accepts, identity) = (
+                "grpc-accept-encoding",
+                MetadataValue::from_static("identity"),
+            );
+            status.metadata_mut().insert(accepts, identity);
             return status.into_http();
         }
         let requests = Requests::new(body, self.max_request_bytes);
