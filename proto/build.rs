@@ -11,7 +11,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 fn generate() -> Result<(), Box<dyn std::error::Error>> {
     use prost::Message;
 
-    let files = ["common", "produce", "fetch", "topics", "cluster"]
+    let files = ["common", "produce", "fetch", "groups", "topics", "cluster"]
         .map(|name| format!("logweir/v1/{name}.proto"));
     let descriptors = protox::Compiler::new(["."])?
         .include_source_info(true)
