@@ -32,6 +32,6 @@ pub use error::{Error, ErrorKind, Result};
 pub use logweir_proto::record::{Compression, RecordHeader, TimestampType};
 pub use logweir_proto::{ErrorCode, LeaderEpoch, NodeId, Offset, PartitionId, Timestamp, TopicId};
 pub use metrics::{ProducerMetrics, ReaderMetrics};
-pub use producer::{Delivery, Producer, ProducerRecord, RecordMetadata};
+pub use producer::{DeliveryFuture, Producer, ProducerRecord, RecordMetadata};
 pub use reader::{ConsumerRecord, FetchedBatch, Reader, StartAt};
 pub use topic_partition::TopicPartition;

@@ -35,7 +35,7 @@ use crate::error::ErrorKind;
 use crate::error::{Error, Result};
 use crate::metrics::ProducerMetrics;
 
-pub use delivery::Delivery;
+pub use delivery::DeliveryFuture;
 pub use record::{ProducerRecord, RecordMetadata};
 
 /// Sends records. Cheap to clone; clones share batches, order and memory.
@@ -48,7 +48,7 @@ pub use record::{ProducerRecord, RecordMetadata};
 /// stores it once. A batch that may have been stored and can no longer be repeated so fails, with
 /// [`Error::may_have_happened`] set; it is never sent again under another number.
 ///
-/// **Nothing unnoticed.** Each record's fate reaches its [`Delivery`]; if that was dropped, [`Self::flush`] and
+/// **Nothing unnoticed.** Each record's fate reaches its [`DeliveryFuture`]; if that was dropped, [`Self::flush`] and
 /// [`Self::close`] return the failure.
 ///
 /// **Ending.** [`Self::close`] delivers what was sent. When the last clone is dropped without it, what was not delivered
@@ -155,7 +155,7 @@ impl Producer {
     /// partition does not exist; [`TimedOut`](ErrorKind::TimedOut) if the buffer stayed full;
     /// [`Closed`](ErrorKind::Closed); [`Fenced`](ErrorKind::Fenced); or why the topic could not be looked up. The
     /// record was then not sent.
-    pub async fn send(&self, record: ProducerRecord) -> Result<Delivery> {
+    pub async fn send(&self, record: ProducerRecord) -> Result<DeliveryFuture> {
         let result = self.enqueue(record).await;
         let counters = &self.handle.accumulator.tracker.counters;
         match &result {
@@ -165,7 +165,7 @@ impl Producer {
         result
     }
 
-    async fn enqueue(&self, record: ProducerRecord) -> Result<Delivery> {
+    async fn enqueue(&self, record: ProducerRecord) -> Result<DeliveryFuture> {
         let accumulator = &*self.handle.accumulator;
         if let Some(refusal) = accumulator.refusal() {
             return Err(refusal);
@@ -207,7 +207,7 @@ impl Producer {
         record: &ProducerRecord,
         bytes: usize,
         reserved: Reserved,
-    ) -> std::result::Result<Result<Delivery>, Reserved> {
+    ) -> std::result::Result<Result<DeliveryFuture>, Reserved> {
         let view = Arc::clone(&topic.view.read());
         let Some(queue) = partitioner::choose(topic, &view, record, bytes) else {
             return Err(reserved);
@@ -228,7 +228,7 @@ impl Producer {
         record: &ProducerRecord,
         bytes: usize,
         reserved: Reserved,
-    ) -> Result<Delivery> {
+    ) -> Result<DeliveryFuture> {
         let client = &self.handle.client;
         let metadata = client
             .metadata()
@@ -283,8 +283,8 @@ impl Producer {
     /// May be dropped; the records are delivered all the same.
     ///
     /// # Errors
-    /// The first failure of records whose [`Delivery`] was dropped, since the last time this was asked; the
-    /// error's action tells how many there were. Failures that a `Delivery` tells are not repeated here.
+    /// The first failure of records whose [`DeliveryFuture`] was dropped, since the last time this was asked; the
+    /// error's action tells how many there were. Failures that a `DeliveryFuture` tells are not repeated here.
     pub async fn flush(&self) -> Result<()> {
         let accumulator = &*self.handle.accumulator;
         let hurry = accumulator.hurry();

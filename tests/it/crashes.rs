@@ -75,7 +75,7 @@ async fn retrying_load(
     }
 }
 
-async fn settle(ledger: &Ledger, (value, delivery): (String, logweir_client::Delivery)) {
+async fn settle(ledger: &Ledger, (value, delivery): (String, logweir_client::DeliveryFuture)) {
     let stored = delivery
         .await
         .expect("a producer that retries delivers in the end");

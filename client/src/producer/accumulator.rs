@@ -16,7 +16,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 
-use super::delivery::{BatchDelivery, Completion, Delivery, Tracker};
+use super::delivery::{BatchDelivery, Completion, DeliveryFuture, Tracker};
 use super::partitioner::Sticky;
 use super::record::ProducerRecord;
 use crate::config::ProducerConfig;
@@ -292,7 +292,7 @@ impl Accumulator {
         record: &ProducerRecord,
         timestamp: Timestamp,
         reserved: Reserved,
-    ) -> Result<Delivery> {
+    ) -> Result<DeliveryFuture> {
         let (key, value) = (record.key.as_deref(), record.value.as_deref());
         let mut state = queue.state.lock();
         // Looked at under the lock that `fail_waiting` takes after the flag was set: a record is either

@@ -1,6 +1,6 @@
 //! From a batch's fate to each record's future, without an allocation per record.
 //!
-//! All records of a batch share one [`BatchDelivery`]; a [`Delivery`] is a pointer to it and an index.
+//! All records of a batch share one [`BatchDelivery`]; a [`DeliveryFuture`] is a pointer to it and an index.
 //! The sending side holds a [`Completion`]: exactly one outcome for each record, also when it is
 //! dropped, so that no future waits for ever. A failure whose future was dropped before is kept in the
 //! producer's [`Tracker`], which `flush` and `close` read.
@@ -217,10 +217,10 @@ impl fmt::Debug for Completion {
 
 impl Completion {
     /// Adds a record, and returns its future.
-    pub(crate) fn add(&mut self, timestamp: Timestamp) -> Delivery {
+    pub(crate) fn add(&mut self, timestamp: Timestamp) -> DeliveryFuture {
         let index = self.count;
         self.count += 1;
-        Delivery {
+        DeliveryFuture {
             shared: Arc::clone(&self.shared),
             index,
             timestamp,
@@ -331,7 +331,7 @@ impl Drop for Completion {
 /// is logged, counted, and returned by the next [`flush`](crate::Producer::flush) or
 /// [`close`](crate::Producer::close).
 #[must_use = "a send that fails is only seen by awaiting this, or by flush() and close()"]
-pub struct Delivery {
+pub struct DeliveryFuture {
     shared: Arc<BatchDelivery>,
     index: u32,
     timestamp: Timestamp,
@@ -339,7 +339,7 @@ pub struct Delivery {
     finished: bool,
 }
 
-impl Delivery {
+impl DeliveryFuture {
     /// The topic the record goes to.
     #[must_use]
     pub fn topic(&self) -> &Arc<str> {
@@ -353,13 +353,13 @@ impl Delivery {
     }
 }
 
-impl fmt::Debug for Delivery {
+impl fmt::Debug for DeliveryFuture {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "record {} of {:?}", self.index, self.shared)
     }
 }
 
-impl Future for Delivery {
+impl Future for DeliveryFuture {
     type Output = Result<RecordMetadata>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
@@ -386,7 +386,7 @@ impl Future for Delivery {
     }
 }
 
-impl Drop for Delivery {
+impl Drop for DeliveryFuture {
     fn drop(&mut self) {
         if self.finished {
             return;

@@ -11,7 +11,7 @@ use crate::client::Client;
 use crate::config::ProducerConfig;
 use crate::error::Result;
 use crate::mock::MockBroker;
-use crate::producer::{Delivery, Producer, ProducerRecord};
+use crate::producer::{DeliveryFuture, Producer, ProducerRecord};
 
 /// Small batches, no retries' pauses to speak of, and all the time in the world.
 fn config() -> ProducerConfig {
@@ -27,14 +27,14 @@ fn producer(client: &Client) -> Producer {
     client.producer_with(config()).unwrap()
 }
 
-async fn send(producer: &Producer, topic: &str, value: &str) -> Result<Delivery> {
+async fn send(producer: &Producer, topic: &str, value: &str) -> Result<DeliveryFuture> {
     producer
         .send(ProducerRecord::new(topic).value(value.to_owned()))
         .await
 }
 
 /// Sends records `0..count` and returns their deliveries.
-async fn send_numbers(producer: &Producer, topic: &str, count: u32) -> Vec<Delivery> {
+async fn send_numbers(producer: &Producer, topic: &str, count: u32) -> Vec<DeliveryFuture> {
     let mut deliveries = Vec::new();
     for number in 0..count {
         deliveries.push(send(producer, topic, &number.to_string()).await.unwrap());

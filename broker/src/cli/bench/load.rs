@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use bytes::{Bytes, BytesMut};
-use logweir_client::{Acks, Client, Delivery, Producer, ProducerConfig, ProducerRecord};
+use logweir_client::{Acks, Client, DeliveryFuture, Producer, ProducerConfig, ProducerRecord};
 use logweir_proto::record::Compression;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
@@ -287,7 +287,7 @@ struct Lane {
 type Sent = (Instant, Result<Outcome, logweir_client::Error>);
 
 enum Outcome {
-    Waiting(Delivery),
+    Waiting(DeliveryFuture),
     /// Acknowledged this long after it was due.
     Done(Duration),
 }

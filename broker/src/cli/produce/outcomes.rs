@@ -1,6 +1,6 @@
 //! What became of the records: waited for in input order, counted, and named where they failed.
 
-use logweir_client::{Delivery, Error, ErrorKind};
+use logweir_client::{DeliveryFuture, Error, ErrorKind};
 use logweir_proto::ErrorCode;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -22,7 +22,7 @@ pub(super) struct Sent {
 /// What happened when it was sent.
 pub(super) enum Fate {
     /// It is on its way.
-    Waiting(Delivery),
+    Waiting(DeliveryFuture),
     /// It will never be stored, but others may.
     Refused(String),
     /// Nothing more can be sent.
