@@ -1,8 +1,13 @@
-//! Topics, their configuration and offsets, and the cluster.
+//! Topics, their configuration and offsets, groups, and the cluster.
 //!
 //! Calls that only read are tried again while the broker cannot be reached, until `request_timeout` is
-//! up. Calls that change something are sent once: a lost answer is an error that says so.
+//! up. Calls that change something are sent once: a lost answer is an error that says so. Where a group's
+//! coordinator says that it is not there (it loads or moves), nothing was done, and both are tried again.
 
+mod group_offsets;
+#[cfg(test)]
+mod group_tests;
+mod groups;
 mod offsets;
 #[cfg(test)]
 mod tests;
@@ -18,6 +23,10 @@ use crate::client::Client;
 use crate::clock::wait_until;
 use crate::error::{Error, ErrorKind, Result};
 
+pub use group_offsets::{CommittedOffset, NamedPartitions, OffsetToCommit, ResetOffset, ResetTo};
+pub use groups::{
+    GroupDescription, GroupFilter, GroupMember, GroupPartition, GroupState, GroupSummary, GroupType,
+};
 pub(crate) use offsets::look_up;
 pub use offsets::{ListedOffset, OffsetSpec};
 pub use topics::{
@@ -130,6 +139,54 @@ impl Admin {
                 }
                 result => return result,
             }
+        }
+    }
+}
+
+impl Admin {
+    /// Like [`Self::read`], and repeats the call also while an entry of its answer says that a coordinator is not
+    /// there; when time is up, that entry is the answer.
+    async fn read_entries<T>(
+        &self,
+        mut call: impl AsyncFnMut() -> Result<Vec<T>>,
+        error_of: impl Fn(&T) -> Option<&v1::Error>,
+    ) -> Result<Vec<T>> {
+        let passes = |entry: &T| {
+            let error = error_of(entry).map(Error::from_entry);
+            error.as_ref().is_some_and(groups::is_of_coordinator)
+        };
+        let deadline = Instant::now() + self.client.config().request_timeout;
+        let mut backoff = self.client.backoff();
+        loop {
+            let result = call().await;
+            let again = match &result {
+                Err(error) => error.kind() == ErrorKind::Retriable,
+                Ok(entries) => entries.iter().any(passes),
+            };
+            let next = Instant::now() + backoff.next();
+            if !again || next >= deadline {
+                return result;
+            }
+            wait_until(Some(next)).await;
+        }
+    }
+
+    /// Repeats a change of a group while its coordinator is not there, until `request_timeout` is up. `call` says
+    /// whether there is nothing left to be asked for again.
+    async fn change_entries(&self, mut call: impl AsyncFnMut() -> Result<bool>) -> Result<()> {
+        let deadline = Instant::now() + self.client.config().request_timeout;
+        let mut backoff = self.client.backoff();
+        loop {
+            let result = call().await;
+            let again = match &result {
+                Err(error) => groups::is_of_coordinator(error),
+                Ok(settled) => !settled,
+            };
+            let next = Instant::now() + backoff.next();
+            if !again || next >= deadline {
+                return result.map(drop);
+            }
+            wait_until(Some(next)).await;
         }
     }
 }

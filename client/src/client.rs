@@ -15,6 +15,7 @@ use tower::util::BoxCloneSyncService;
 use tower::{Service, ServiceExt as _};
 use v1::cluster_service_client::ClusterServiceClient;
 use v1::fetch_service_client::FetchServiceClient;
+use v1::group_service_client::GroupServiceClient;
 use v1::produce_service_client::ProduceServiceClient;
 use v1::topic_service_client::TopicServiceClient;
 
@@ -228,6 +229,11 @@ impl Client {
 
     pub(crate) fn fetch_service(&self) -> FetchServiceClient<Transport> {
         FetchServiceClient::new(self.transport.clone())
+            .max_decoding_message_size(self.shared.config.max_response_bytes)
+    }
+
+    pub(crate) fn group_service(&self) -> GroupServiceClient<Transport> {
+        GroupServiceClient::new(self.transport.clone())
             .max_decoding_message_size(self.shared.config.max_response_bytes)
     }
 

@@ -22,8 +22,10 @@ mod topic_partition;
 mod mock;
 
 pub use admin::{
-    Admin, ClusterDescription, ConfigChanges, ConfigEntry, ConfigSource, ListedOffset, NewTopic,
-    Node, OffsetSpec, PartitionDescription, PartitionOffsets, TopicDescription, TopicSummary,
+    Admin, ClusterDescription, CommittedOffset, ConfigChanges, ConfigEntry, ConfigSource,
+    GroupDescription, GroupFilter, GroupMember, GroupPartition, GroupState, GroupSummary,
+    GroupType, ListedOffset, NamedPartitions, NewTopic, Node, OffsetSpec, OffsetToCommit,
+    PartitionDescription, PartitionOffsets, ResetOffset, ResetTo, TopicDescription, TopicSummary,
 };
 pub use client::{CLIENT_ID_KEY, Client, ClientBuilder};
 pub use clock::WallClock;

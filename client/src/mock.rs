@@ -5,6 +5,8 @@
 
 mod cluster;
 mod fetch;
+mod group_admin;
+mod groups;
 mod log;
 mod produce;
 mod topics;
@@ -20,6 +22,7 @@ use tokio::sync::watch;
 use tonic::service::Routes;
 use v1::cluster_service_server::ClusterServiceServer;
 use v1::fetch_service_server::FetchServiceServer;
+use v1::group_service_server::GroupServiceServer;
 use v1::produce_service_server::ProduceServiceServer;
 use v1::topic_service_server::TopicServiceServer;
 
@@ -78,6 +81,9 @@ pub(crate) struct State {
     pub(crate) failing_calls: BTreeMap<&'static str, Vec<tonic::Code>>,
     pub(crate) client_ids: Vec<String>,
     pub(crate) describes: usize,
+    pub(crate) groups: BTreeMap<String, group_admin::MockGroup>,
+    /// Errors of the next entries of group calls, the last first.
+    pub(crate) failing_group_entries: Vec<ErrorCode>,
 }
 
 /// The broker. Clones are the same broker.
@@ -223,6 +229,7 @@ impl MockBroker {
         let produce = ProduceServiceServer::new(self.clone()).max_decoding_message_size(LIMIT);
         Routes::new(produce)
             .add_service(FetchServiceServer::new(self.clone()))
+            .add_service(GroupServiceServer::new(self.clone()))
             .add_service(TopicServiceServer::new(self.clone()))
             .add_service(ClusterServiceServer::new(self.clone()))
             .prepare()
