@@ -58,6 +58,8 @@ pub struct Config {
     pub log: LogSettings,
     /// How topics come and go.
     pub topics: TopicSettings,
+    /// Consumer groups and committed offsets.
+    pub groups: GroupSettings,
     /// What the broker takes at most.
     pub limits: Limits,
     /// How the data directory is kept.
@@ -135,6 +137,31 @@ pub struct TopicSettings {
     pub delete_topic_enable: bool,
 }
 
+/// Consumer groups and committed offsets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupSettings {
+    /// The shortest session timeout that a member of a classic group may ask for.
+    pub min_session_timeout_ms: u64,
+    /// The longest.
+    pub max_session_timeout_ms: u64,
+    /// How long a new classic group waits for more members.
+    pub initial_rebalance_delay_ms: u64,
+    /// How many members a classic group may have.
+    pub max_size: usize,
+    /// How many members a group of the consumer protocol (KIP-848, and gRPC) may have.
+    pub consumer_max_size: usize,
+    /// How long a member of the consumer protocol may be silent.
+    pub consumer_session_timeout_ms: u64,
+    /// How often members of the consumer protocol send heartbeats.
+    pub consumer_heartbeat_interval_ms: u64,
+    /// How much text may be committed with an offset.
+    pub offset_metadata_max_bytes: usize,
+    /// How long committed offsets of a group without members are kept.
+    pub offsets_retention_ms: u64,
+    /// How often it is looked for committed offsets that have expired.
+    pub offsets_retention_check_interval_ms: u64,
+}
+
 /// What the broker takes at most.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -189,6 +216,7 @@ impl Default for Config {
             listeners: Listeners::default(),
             log: LogSettings::default(),
             topics: TopicSettings::default(),
+            groups: GroupSettings::default(),
             limits: Limits::default(),
             log_dir: LogDirSettings::default(),
         }
@@ -247,6 +275,23 @@ impl Default for TopicSettings {
             internal_num_partitions: 16,
             auto_create_topics_enable: true,
             delete_topic_enable: true,
+        }
+    }
+}
+
+impl Default for GroupSettings {
+    fn default() -> Self {
+        Self {
+            min_session_timeout_ms: 6_000,
+            max_session_timeout_ms: 1_800_000,
+            initial_rebalance_delay_ms: 3_000,
+            max_size: 10_000,
+            consumer_max_size: 10_000,
+            consumer_session_timeout_ms: 45_000,
+            consumer_heartbeat_interval_ms: 5_000,
+            offset_metadata_max_bytes: 4_096,
+            offsets_retention_ms: 7 * DAY_MS,
+            offsets_retention_check_interval_ms: 600_000,
         }
     }
 }
@@ -316,10 +361,15 @@ impl Config {
             internal_num_partitions: 1,
             ..TopicSettings::default()
         };
+        let groups = GroupSettings {
+            initial_rebalance_delay_ms: 0,
+            ..GroupSettings::default()
+        };
         Self {
             listeners,
             log,
             topics,
+            groups,
             ..Self::default()
         }
     }
@@ -419,6 +469,7 @@ impl Config {
         }
         self.check_listeners(&mut problems);
         self.check_limits(&mut problems);
+        self.check_groups(&mut problems);
         let lags = ("log.min_compaction_lag_ms", "log.max_compaction_lag_ms");
         if let Some(problem) = self.log.lag_conflict(lags.0, lags.1) {
             problems.push(problem);
@@ -477,6 +528,28 @@ impl Config {
             {
                 problems.push(Problem::new(name, message));
             }
+        }
+    }
+
+    fn check_groups(&self, problems: &mut Vec<Problem>) {
+        let groups = &self.groups;
+        if groups.min_session_timeout_ms > groups.max_session_timeout_ms {
+            let message = format!(
+                "{} ms is more than groups.max_session_timeout_ms, which is {} ms",
+                groups.min_session_timeout_ms, groups.max_session_timeout_ms
+            );
+            problems.push(Problem::new("groups.min_session_timeout_ms", message));
+        }
+        if groups.consumer_heartbeat_interval_ms >= groups.consumer_session_timeout_ms {
+            let message = format!(
+                "{} ms is not less than groups.consumer_session_timeout_ms, which is {} ms: members would be removed \
+                 between two heartbeats",
+                groups.consumer_heartbeat_interval_ms, groups.consumer_session_timeout_ms
+            );
+            problems.push(Problem::new(
+                "groups.consumer_heartbeat_interval_ms",
+                message,
+            ));
         }
     }
 

@@ -17,6 +17,7 @@ use std::time::Duration;
 use logweir_proto::{ErrorCode, PartitionId};
 use parking_lot::RwLock;
 use tokio::runtime::Handle;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
@@ -24,7 +25,7 @@ use crate::error::ApiError;
 use crate::partition::{Leadership, Partitions};
 
 mod answers;
-mod groups;
+pub(crate) mod groups;
 mod loading;
 pub(crate) mod machine;
 mod routing;
@@ -41,12 +42,13 @@ use shard::Shard;
 /// What internal topics are configured with; the broker leaves out what it does not know. Segments are small because
 /// the one that is written to is not compacted. Nothing goes but by compaction: a record is needed until another
 /// replaces it. Tombstones stay for longer than a snapshot counts ([`Settings::snapshot_age`]).
-pub(crate) const INTERNAL_TOPIC_CONFIGS: [(&str, &str); 5] = [
+pub(crate) const INTERNAL_TOPIC_CONFIGS: [(&str, &str); 6] = [
     ("cleanup.policy", "compact"),
     ("delete.retention.ms", "86400000"),
     ("segment.bytes", "4194304"),
     ("retention.ms", "-1"),
     ("retention.bytes", "-1"),
+    ("max.message.bytes", "1048588"),
 ];
 
 /// The runtime's limits and intervals.
@@ -89,6 +91,8 @@ struct Context<M> {
     clock: Clock,
     settings: Settings,
     make: Box<dyn Fn(PartitionId) -> M + Send + Sync>,
+    /// Counts the machines that were loaded.
+    loads: watch::Sender<u64>,
     runtime: Handle,
     /// Cancelled when the coordinator ends, for what works in the background.
     stop: CancellationToken,
@@ -123,6 +127,7 @@ impl<M: Machine> Coordinator<M> {
                 clock: clock.clone(),
                 settings,
                 make: Box::new(make),
+                loads: watch::Sender::default(),
                 runtime: Handle::current(),
                 stop: CancellationToken::new(),
             }),
@@ -157,6 +162,11 @@ impl<M: Machine> Coordinator<M> {
     /// The partitions that this broker is responsible for, loaded or not, ascending.
     pub(crate) fn led(&self) -> Vec<PartitionId> {
         self.shards.read().keys().copied().collect()
+    }
+
+    /// Changes whenever a machine was loaded and serves, so that it can be told what it has missed.
+    pub(crate) fn loads(&self) -> watch::Receiver<u64> {
+        self.context.loads.subscribe()
     }
 
     /// Asks the machine that is responsible for `key`, and waits for the answer and its commit. Dropping the future is
@@ -236,6 +246,7 @@ impl<M: Machine> Coordinator<M> {
     }
 
     /// Why some partition cannot be served; `None` if all can, or are just being loaded.
+    #[cfg(any(test, feature = "http"))]
     pub(crate) fn unready(&self) -> Option<String> {
         let shards = self.shards.read();
         shards.iter().find_map(|(partition, shard)| {

@@ -48,6 +48,22 @@ pub enum Api {
     DeleteRecords,
     /// Giving a producer its id.
     InitProducerId,
+    /// A heartbeat of a member of the consumer protocol, by which it also joins, leaves and is told what to read.
+    ConsumerGroupHeartbeat,
+    /// Committing offsets.
+    OffsetCommit,
+    /// Reading committed offsets.
+    OffsetFetch,
+    /// Forgetting committed offsets.
+    OffsetDelete,
+    /// Resetting the offsets of a group.
+    ResetOffsets,
+    /// Listing groups.
+    ListGroups,
+    /// Describing groups.
+    DescribeGroups,
+    /// Deleting groups.
+    DeleteGroups,
 }
 
 /// A fault: what happens, to which calls, how often. Built by steps; without a filter it fits every call,
@@ -85,6 +101,7 @@ pub(crate) struct Filter {
     api: Option<Api>,
     topic: Option<String>,
     partition: Option<i32>,
+    group: Option<String>,
     client_id: Option<String>,
 }
 
@@ -163,6 +180,13 @@ impl Fault {
         self
     }
 
+    /// Only calls that concern this consumer group.
+    #[must_use]
+    pub fn group(mut self, group: impl Into<String>) -> Self {
+        self.filter.group = Some(group.into());
+        self
+    }
+
     /// Only calls of clients that call themselves so.
     #[must_use]
     pub fn client_id(mut self, client_id: impl Into<String>) -> Self {
@@ -212,6 +236,7 @@ impl fmt::Display for Fault {
             api,
             topic,
             partition,
+            group,
             client_id,
         } = &self.filter;
         if let Some(api) = api {
@@ -224,6 +249,9 @@ impl fmt::Display for Fault {
         }
         if let Some(partition) = partition {
             write!(f, ", partition {partition}")?;
+        }
+        if let Some(group) = group {
+            write!(f, ", group {group}")?;
         }
         if let Some(client_id) = client_id {
             write!(f, ", client id {client_id}")?;
@@ -457,6 +485,17 @@ impl Faults {
         client_id: &str,
         targets: impl IntoIterator<Item = (&'a str, Option<i32>), IntoIter: Clone>,
     ) -> Option<Hit> {
+        self.hit_group(api, client_id, &[], targets)
+    }
+
+    /// As [`Faults::hit`], for a call that concerns these groups.
+    pub(crate) fn hit_group<'a>(
+        &self,
+        api: Api,
+        client_id: &str,
+        groups: &[&str],
+        targets: impl IntoIterator<Item = (&'a str, Option<i32>), IntoIter: Clone>,
+    ) -> Option<Hit> {
         if !self.0.armed.load(Ordering::Acquire) {
             return None;
         }
@@ -467,6 +506,10 @@ impl Faults {
             !rule.is_over()
                 && filter.api.is_none_or(|wanted| wanted == api)
                 && filter.client_id.as_deref().is_none_or(|id| id == client_id)
+                && filter
+                    .group
+                    .as_deref()
+                    .is_none_or(|wanted| groups.contains(&wanted))
                 && fits_any(filter, targets.clone())
         })?;
         rule.fired += 1;

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use logweir_proto::grpc::v1::cluster_service_server::ClusterServiceServer;
 use logweir_proto::grpc::v1::fetch_service_server::FetchServiceServer;
+use logweir_proto::grpc::v1::group_service_server::GroupServiceServer;
 use logweir_proto::grpc::v1::topic_service_server::TopicServiceServer;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -26,7 +27,9 @@ mod connection;
 mod context;
 mod fetch;
 mod framing;
+mod groups;
 mod in_process;
+mod membership;
 mod produce;
 mod produce_stream;
 mod records;
@@ -85,6 +88,11 @@ pub(crate) async fn routes(service: &Arc<Service>, stop: &CancellationToken) -> 
                 .max_encoding_message_size(max_response),
         )
         .add_service(
+            GroupServiceServer::new(handler.clone())
+                .max_decoding_message_size(max_small_request)
+                .max_encoding_message_size(max_response),
+        )
+        .add_service(
             TopicServiceServer::new(handler.clone())
                 .max_decoding_message_size(max_small_request)
                 .max_encoding_message_size(max_response),
@@ -104,6 +112,7 @@ async fn health() -> HealthServer<impl Health> {
         "",
         "logweir.v1.ProduceService",
         "logweir.v1.FetchService",
+        "logweir.v1.GroupService",
         "logweir.v1.TopicService",
         "logweir.v1.ClusterService",
     ];

@@ -116,7 +116,9 @@ async fn metrics_page(State(pages): State<Pages>) -> Response {
         let message = format!("{MAX_PAGES} pages are being sent already; try again\n");
         return (StatusCode::SERVICE_UNAVAILABLE, message).into_response();
     };
-    let rendered = tokio::task::spawn_blocking(move || metrics::render(&pages.service)).await;
+    let groups = metrics::GroupValues::of(&pages.service).await;
+    let render = move || metrics::render(&pages.service, groups);
+    let rendered = tokio::task::spawn_blocking(render).await;
     let error = match rendered {
         Ok(Ok(text)) => {
             let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";

@@ -19,10 +19,6 @@ mod broker;
 pub mod cli;
 mod clock;
 pub mod config;
-#[cfg_attr(
-    not(test),
-    expect(dead_code, reason = "the machines are to come: groups first")
-)]
 mod coordinator;
 mod error;
 mod faults;

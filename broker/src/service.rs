@@ -21,6 +21,7 @@ mod compaction;
 mod context;
 mod faults;
 mod fetch;
+pub(crate) mod groups;
 mod internal_topics;
 mod offsets;
 mod produce;
@@ -32,6 +33,9 @@ mod topics;
 pub(crate) use crate::metadata::TopicImage;
 pub(crate) use context::{ListenerKind, NameMapping, Principal, RequestContext};
 pub(crate) use fetch::{FetchPartition, FetchRequest, FetchedPartition, Isolation};
+pub(crate) use groups::{
+    GroupDescription, GroupPartition, Groups, MemberDescription, ResetTo, Resetting,
+};
 pub(crate) use offsets::OffsetQuery;
 pub(crate) use produce::{Acks, Append, AppendResult, PendingProduce, ProduceRequest};
 pub(crate) use producer_ids::ProducerIds;
@@ -51,6 +55,7 @@ pub(crate) struct Service {
     pub(crate) reconciler: Reconciler,
     pub(crate) producer_ids: ProducerIds,
     pub(crate) compactor: Compactor,
+    pub(crate) groups: Groups,
     pub(crate) faults: Faults,
     /// Cancelled when the broker stops.
     pub(crate) stop: CancellationToken,
@@ -80,6 +85,7 @@ impl Service {
     /// # Errors
     /// The first that failed, after all were tried.
     pub(crate) fn close_partitions(&self) -> Result<(), String> {
+        self.groups.close();
         // It was told to stop.
         self.compactor.wait();
         self.partitions.close()
@@ -93,6 +99,9 @@ impl Service {
         }
         if let Some(reason) = self.quorum.offline() {
             return Some(format!("the metadata is offline: {reason}"));
+        }
+        if let Some(reason) = self.groups.unready() {
+            return Some(reason);
         }
         match self.partitions.offline_count() {
             0 => None,
@@ -110,7 +119,11 @@ impl Service {
     }
 
     /// The topic of the image, by its name as the caller sees it.
-    fn topic(&self, ctx: &RequestContext, name: &str) -> Result<Arc<TopicImage>, ApiError> {
+    pub(crate) fn topic(
+        &self,
+        ctx: &RequestContext,
+        name: &str,
+    ) -> Result<Arc<TopicImage>, ApiError> {
         let inner = ctx.names.to_inner(name);
         let image = self.image();
         image

@@ -6,6 +6,7 @@ use std::time::Duration;
 use logweir_proto::grpc::v1;
 use logweir_proto::grpc::v1::cluster_service_client::ClusterServiceClient;
 use logweir_proto::grpc::v1::fetch_service_client::FetchServiceClient;
+use logweir_proto::grpc::v1::group_service_client::GroupServiceClient;
 use logweir_proto::grpc::v1::produce_service_client::ProduceServiceClient;
 use logweir_proto::grpc::v1::topic_service_client::TopicServiceClient;
 use tonic::Status;
@@ -25,6 +26,8 @@ pub struct GrpcBroker {
     pub produce: ProduceServiceClient<Channel>,
     /// Reading.
     pub fetch: FetchServiceClient<Channel>,
+    /// Groups and committed offsets.
+    pub groups: GroupServiceClient<Channel>,
     /// Topics and configuration.
     pub topics: TopicServiceClient<Channel>,
     /// The cluster.
@@ -58,6 +61,7 @@ impl GrpcBroker {
             produce: ProduceServiceClient::new(produce)
                 .max_encoding_message_size(MAX_MESSAGE_BYTES),
             fetch: FetchServiceClient::new(fetch).max_decoding_message_size(MAX_MESSAGE_BYTES),
+            groups: GroupServiceClient::new(channel.clone()),
             topics: TopicServiceClient::new(channel.clone()),
             cluster: ClusterServiceClient::new(channel.clone()),
             channel,

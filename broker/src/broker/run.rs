@@ -28,7 +28,7 @@ use crate::error::BrokerError;
 use crate::metadata::{BrokerAddresses, BrokerRegistration, Limits, Quorum, QuorumConfig};
 use crate::metrics::Metrics;
 use crate::partition::Partitions;
-use crate::service::{ProducerIds, Reconciler, Service};
+use crate::service::{Groups, ProducerIds, Reconciler, Service};
 
 /// How long calls in flight may take to finish when the broker stops.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -82,6 +82,7 @@ impl Run {
         };
         off_runtime(config, set_aside).await?;
         let (reconciler, follow) = Reconciler::start(quorum.clone(), Arc::clone(&partitions)).await;
+        let groups = Groups::start(config, &parts.clock, &quorum, &partitions);
         let stop = CancellationToken::new();
         let service = Arc::new(Service {
             config: Arc::clone(config),
@@ -92,6 +93,7 @@ impl Run {
             reconciler,
             producer_ids,
             compactor: Default::default(),
+            groups,
             faults: parts.faults.clone(),
             stop: stop.clone(),
         });
@@ -131,6 +133,9 @@ impl Run {
         let part = |name| Part::new(name, &self.failure);
         let partitions = part("what carries metadata to the partitions");
         background.spawn(async move { partitions.ended(&follow.await) });
+        let groups = part("what tells groups of topics");
+        let tell = self.service.groups.follow(self.quorum.clone());
+        background.spawn(async move { groups.ended(&tell.await) });
         let (metadata, quorum) = (part("the metadata quorum"), self.quorum.clone());
         background.spawn(async move { metadata.ended(&quorum.ended().await) });
         let (time, clock) = (part("the clock"), parts.clock.clone());
@@ -181,6 +186,7 @@ impl Run {
     /// [`BrokerError::Close`]: what could not be closed. The next start recovers.
     pub(super) async fn shutdown(&self) -> Result<(), BrokerError> {
         self.stop.cancel();
+        self.service.groups.refuse_calls();
         let mut listeners = std::mem::take(&mut *self.listeners.lock());
         let drained = tokio::time::timeout(DRAIN_TIMEOUT, async {
             while listeners.join_next().await.is_some() {}

@@ -190,6 +190,7 @@ pub fn settings() -> impl Iterator<Item = &'static Setting> + Clone {
         .chain(LOG)
         .chain(compaction::COMPACTION)
         .chain(TOPICS)
+        .chain(groups::GROUPS)
         .chain(LIMITS)
         .chain(LOG_DIR)
 }
@@ -418,6 +419,7 @@ static LISTENERS: &[Setting] = &[
 ];
 
 mod compaction;
+mod groups;
 
 static LOG: &[Setting] = &[
     Setting {

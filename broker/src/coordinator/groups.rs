@@ -8,33 +8,30 @@
 //! waits, and how far a classic group has got in a rebalance. Answers that need no record may tell of state whose
 //! record is not committed yet; the runner holds them back until it is.
 
-#![cfg_attr(
-    not(test),
-    expect(dead_code, reason = "the broker does not run this machine yet")
-)]
-
 mod admin;
-mod answer;
+pub(crate) mod answer;
 mod assignors;
 mod classic;
-mod config;
+pub(crate) mod config;
 mod consumer;
-mod ids;
+pub(crate) mod ids;
 mod offsets;
-mod records;
-mod request;
+pub(crate) mod records;
+pub(crate) mod request;
 mod scene;
 mod state;
 #[cfg(test)]
 mod tests;
 mod timers;
-mod topics;
+pub(crate) mod topics;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use logweir_proto::ErrorCode;
+
+pub(crate) use self::classic::{assigned_partitions, subscribed_topics};
 
 use self::answer::{GroupAnswer, GroupError};
 use self::classic::ClassicGroup;

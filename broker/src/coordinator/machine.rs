@@ -30,6 +30,7 @@ impl CallId {
     }
 
     /// Its number.
+    #[cfg(test)]
     pub(crate) const fn get(self) -> u64 {
         self.0
     }

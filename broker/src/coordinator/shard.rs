@@ -166,6 +166,7 @@ impl<M: Machine> Shard<M> {
     }
 
     /// Why it is not served, other than that it has just begun to load.
+    #[cfg(any(test, feature = "http"))]
     pub(super) fn trouble(&self) -> Option<String> {
         self.state.lock().trouble.clone()
     }
@@ -454,6 +455,7 @@ impl<M: Machine> Shard<M> {
                 state.trouble = None;
                 let serving = Serving::new(loaded, &self.context);
                 self.put_back(&mut state, Box::new(serving));
+                self.context.loads.send_modify(|loads| *loads += 1);
             }
             Err(LoadError::Stopped) => {}
             Err(LoadError::Passing(reason)) => {

@@ -19,6 +19,7 @@ use tower::{Layer, Service};
 use crate::grpc::budget::{Account, Budget, Charge, Frame};
 use crate::grpc::connection::ConnectionInfo;
 use crate::grpc::framing::{Framing, Shape};
+use crate::grpc::membership::MEMBERSHIP;
 use crate::grpc::produce_stream::PRODUCE_STREAM;
 use crate::grpc::responses::{ResponseBody, ResponseLimit, Responses};
 
@@ -81,7 +82,8 @@ where
             return Box::pin(self.inner.call(http::Request::from_parts(parts, body)));
         };
         let path = parts.uri.path();
-        let streams = path == PRODUCE_STREAM || path.starts_with("/grpc.reflection.");
+        let streams =
+            [PRODUCE_STREAM, MEMBERSHIP].contains(&path) || path.starts_with("/grpc.reflection.");
         let responses = Responses::new(&self.limits.responses, &limits.responses, &cut);
         let charge = Charge::new(Arc::clone(&self.limits.budget), limits);
         let body = ChargedBody {

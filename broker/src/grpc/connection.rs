@@ -36,6 +36,8 @@ const LINGER_READS: usize = 64;
 pub(super) struct ConnectionInfo {
     /// Cuts this connection, as a broken network would.
     pub(super) cut: CancellationToken,
+    /// Who connected; `None` in process.
+    pub(super) peer: Option<SocketAddr>,
     /// `None` in process, where the caller's memory is the broker's.
     pub(super) limits: Option<Arc<ConnectionLimits>>,
 }
@@ -43,7 +45,11 @@ pub(super) struct ConnectionInfo {
 impl ConnectionInfo {
     /// A connection in this process.
     pub(super) fn in_process(cut: CancellationToken) -> Self {
-        Self { cut, limits: None }
+        Self {
+            cut,
+            peer: None,
+            limits: None,
+        }
     }
 }
 
@@ -178,6 +184,7 @@ impl Connections {
             limits: Arc::clone(&limits),
             info: ConnectionInfo {
                 cut,
+                peer: Some(peer),
                 limits: Some(limits),
             },
             active: Instant::now(),

@@ -27,11 +27,17 @@ pub(super) fn context<T>(request: &Request<T>) -> RequestContext {
         principal: Principal::anonymous(),
         listener: ListenerKind::Grpc,
         client_id: text("logweir-client-id"),
+        client_host: client_host(connection),
         client_software: text("user-agent"),
         deadline: deadline(request),
         names: NameMapping,
         connection: connection.map(|connection| connection.cut.clone()),
     }
+}
+
+fn client_host(connection: Option<&ConnectionInfo>) -> Arc<str> {
+    let peer = connection.and_then(|connection| connection.peer);
+    peer.map_or("in-process".into(), |peer| peer.ip().to_string().into())
 }
 
 /// The `grpc-timeout` header: at most eight digits and a unit (gRPC over HTTP/2, "Timeout").

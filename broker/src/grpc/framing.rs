@@ -58,6 +58,23 @@ static LISTS: Shape = Shape {
     fields: &[(1, &ITEM), (2, &ENTRY)],
 };
 
+static NESTED: Shape = Shape {
+    decoded_bytes: 0,
+    fields: &[(1, &ITEM)],
+};
+/// Requests about groups: lists in field 1, 2 or 5, and lists within fields 7 to 9.
+static GROUPS: Shape = Shape {
+    decoded_bytes: 0,
+    fields: &[
+        (1, &ITEM),
+        (2, &ITEM),
+        (5, &ITEM),
+        (7, &NESTED),
+        (8, &NESTED),
+        (9, &NESTED),
+    ],
+};
+
 /// What the answer to one append takes while it waits to be sent.
 pub(super) const ANSWER_BYTES: usize = 512;
 
@@ -66,6 +83,7 @@ impl Shape {
     pub(super) fn of(path: &str) -> &'static Self {
         match path {
             "/logweir.v1.ProduceService/Produce" | PRODUCE_STREAM => &PRODUCE,
+            _ if path.starts_with("/logweir.v1.GroupService/") => &GROUPS,
             _ => &LISTS,
         }
     }

@@ -21,6 +21,7 @@ use tonic::service::Routes;
 use tower::Service;
 
 use crate::grpc::connection::ConnectionInfo;
+use crate::grpc::membership::MEMBERSHIP;
 
 /// Leads to the broker's present run, if there is one; clones are the same link.
 #[derive(Clone, Debug, Default)]
@@ -36,7 +37,7 @@ struct Up {
 
 impl InProcess {
     /// Leads to these routes from now on, until `cut`. What is under way is counted in `calls`, except the answers to
-    /// readers: those may be left alone for any time, and lose nothing.
+    /// readers and members: those may be left alone for any time, and lose nothing.
     pub(crate) fn connect(&self, routes: Routes, cut: CancellationToken, calls: TaskTracker) {
         self.0.store(Some(Arc::new(Up { routes, cut, calls })));
     }
@@ -68,7 +69,8 @@ impl Service<http::Request<Body>> for InProcess {
             .extensions_mut()
             .insert(ConnectionInfo::in_process(cut.clone()));
         let call = up.calls.token();
-        let is_counted = !request.uri().path().contains("FetchService");
+        let path = request.uri().path();
+        let is_counted = !path.contains("FetchService") && path != MEMBERSHIP;
         let mut routes = up.routes.clone();
         Box::pin(async move {
             let answer = tokio::select! {

@@ -24,6 +24,13 @@
 //! | `logweir_partitions_offline` | partitions | partitions that cannot be served because of their disk |
 //! | `logweir_log_start_offset`, `logweir_high_watermark`, `logweir_log_end_offset`, `logweir_durable_end_offset` | offset | by topic and partition |
 //! | `logweir_log_size_bytes` | bytes | segments, by topic and partition |
+//! | `logweir_groups` | groups | consumer groups coordinated here |
+//! | `logweir_groups_left_out` | groups | of them not on the page: it is full, or they cannot be asked |
+//! | `logweir_group_members` | members | by group |
+//! | `logweir_group_lag_records` | records | still to be read, by group, topic and partition |
+//! | `logweir_group_lag_seconds` | seconds | age of the oldest of them, by group, topic and partition |
+//! | `logweir_group_member_lag_records` | records | still to be read, by group, member and client id |
+//! | `logweir_group_member_lag_seconds` | seconds | age of the oldest of them, by group, member and client id |
 
 use std::fmt;
 use std::sync::Arc;
@@ -38,13 +45,17 @@ use prometheus_client::registry::{Registry, Unit};
 use crate::metrics::{LockHold, Metrics};
 use crate::service::{PartitionOffsets, Service};
 
+mod groups;
+
+pub(super) use groups::GroupValues;
+
 /// The page as it is now.
 ///
 /// # Errors
 /// If a value cannot be written, which is a bug.
-pub(super) fn render(service: &Service) -> Result<String, fmt::Error> {
+pub(super) fn render(service: &Service, groups: GroupValues) -> Result<String, fmt::Error> {
     let mut registry = Registry::default();
-    registry.register_collector(Box::new(Page::of(service)));
+    registry.register_collector(Box::new(Page::of(service, groups)));
     let mut text = String::new();
     encode(&mut text, &registry)?;
     Ok(text)
@@ -57,6 +68,7 @@ struct Page {
     gauges: Vec<(&'static str, &'static str, u64)>,
     lock_hold: (Vec<u64>, u64),
     partitions: Vec<PartitionValues>,
+    groups: GroupValues,
 }
 
 /// Offsets and size of one partition.
@@ -159,7 +171,7 @@ const COUNTERS: [(&str, &str, Read); 11] = [
 ];
 
 impl Page {
-    fn of(service: &Service) -> Self {
+    fn of(service: &Service, groups: GroupValues) -> Self {
         let metrics = &service.metrics;
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let hosted = service.hosted_partitions();
@@ -201,6 +213,7 @@ impl Page {
             ],
             lock_hold: metrics.lock_hold.snapshot(),
             partitions: hosted.into_iter().map(PartitionValues::of).collect(),
+            groups,
         }
     }
 
@@ -250,6 +263,6 @@ impl prometheus_client::collector::Collector for Page {
                     .encode_gauge(&partition.values[index])?;
             }
         }
-        Ok(())
+        self.groups.encode(&mut encoder)
     }
 }

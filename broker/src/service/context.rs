@@ -57,6 +57,8 @@ pub(crate) struct RequestContext {
     pub(crate) listener: ListenerKind,
     /// As the client calls itself; empty if it does not say.
     pub(crate) client_id: Arc<str>,
+    /// Where the client connects from: an IP address, or "in-process".
+    pub(crate) client_host: Arc<str>,
     /// The client's software and version, such as `logweir-client/0.1.0`; empty if it does not say.
     pub(crate) client_software: Arc<str>,
     /// When the caller stops waiting for an answer.

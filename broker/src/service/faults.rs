@@ -41,7 +41,7 @@ impl Lost {
     }
 }
 
-fn injected(code: ErrorCode) -> ApiError {
+pub(super) fn injected(code: ErrorCode) -> ApiError {
     ApiError::new(code, "injected fault")
 }
 
@@ -55,9 +55,19 @@ impl Service {
         work: impl Fn() -> Work<'a, T>,
     ) -> Result<T, ApiError> {
         let target = target.map(|(topic, partition)| (topic, partition.map(PartitionId::get)));
-        let Some(hit) = self.faults.hit(api, &ctx.client_id, target) else {
-            return work().await;
-        };
+        match self.faults.hit(api, &ctx.client_id, target) {
+            None => work().await,
+            Some(hit) => self.endure(ctx, &hit, work).await,
+        }
+    }
+
+    /// Does `work` with a fault.
+    pub(super) async fn endure<'a, T>(
+        &'a self,
+        ctx: &RequestContext,
+        hit: &Hit,
+        work: impl Fn() -> Work<'a, T>,
+    ) -> Result<T, ApiError> {
         match hit.action {
             Action::Fail(code) => Err(injected(code)),
             Action::Delay(by) => {
@@ -70,10 +80,10 @@ impl Service {
                 let _ = work().await;
                 first
             }
-            Action::DropRequest | Action::Disconnect => Err(self.lost(ctx, &hit).forever().await),
+            Action::DropRequest | Action::Disconnect => Err(self.lost(ctx, hit).forever().await),
             Action::DropResponse | Action::DisconnectAfter => {
                 let _ = work().await;
-                Err(self.lost(ctx, &hit).forever().await)
+                Err(self.lost(ctx, hit).forever().await)
             }
         }
     }

@@ -15,10 +15,6 @@ impl Service {
     ///
     /// # Errors
     /// `COORDINATOR_NOT_AVAILABLE` if it cannot be made; callers try again.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "the machines are to come: groups first")
-    )]
     pub(crate) async fn ensure_internal_topic(&self, name: &str) -> Result<(), ApiError> {
         if self.partitions().partition_count(name).is_some() {
             return Ok(());
@@ -47,6 +43,18 @@ impl Service {
             }
         }
     }
+}
+
+/// Refuses to let a client change the records of an internal topic: coordinators replay them. As in Kafka.
+///
+/// # Errors
+/// `INVALID_TOPIC_EXCEPTION`.
+pub(super) fn refuse_internal(topic: &str) -> Result<(), ApiError> {
+    if !topic.starts_with("__") {
+        return Ok(());
+    }
+    let message = format!("topic {topic:?} is the broker's own; clients may only read it");
+    Err(ApiError::new(ErrorCode::InvalidTopicException, message))
 }
 
 /// What this broker knows of the settings that internal topics are to have.

@@ -1,5 +1,6 @@
 //! Looking offsets up, and deleting the records below one.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use logweir_proto::{LeaderEpoch, Offset, PartitionId, Timestamp};
@@ -8,6 +9,7 @@ use crate::error::ApiError;
 use crate::faults::Api;
 use crate::partition::Partition;
 use crate::service::fetch::Isolation;
+use crate::service::internal_topics::refuse_internal;
 use crate::service::{RequestContext, Service};
 
 /// What to look up in a partition.
@@ -48,20 +50,35 @@ impl Service {
             ctx,
             Api::ListOffsets,
             Some((topic, Some(partition))),
-            || Box::pin(self.list_offset_now(ctx, topic, partition, current_leader_epoch, query)),
+            || {
+                let name = ctx.names.to_inner(topic);
+                Box::pin(self.list_offset_now(name, partition, current_leader_epoch, query))
+            },
         )
         .await
     }
 
+    /// Looks an offset up for the broker's own sake, by the topic's inner name.
+    ///
+    /// # Errors
+    /// As [`Service::list_offset`].
+    pub(super) async fn offset_of(
+        &self,
+        topic: &str,
+        partition: PartitionId,
+        query: OffsetQuery,
+    ) -> Result<Offset, ApiError> {
+        let listed = self.list_offset_now(topic.into(), partition, None, query);
+        Ok(listed.await?.offset)
+    }
+
     async fn list_offset_now(
         &self,
-        ctx: &RequestContext,
-        topic: &str,
+        name: Cow<'_, str>,
         partition: PartitionId,
         current_leader_epoch: Option<LeaderEpoch>,
         query: OffsetQuery,
     ) -> Result<ListedOffset, ApiError> {
-        let name = ctx.names.to_inner(topic);
         let partition = self.partitions().get(&name, None, partition)?;
         partition.check_epoch(current_leader_epoch)?;
         match query {
@@ -108,6 +125,7 @@ impl Service {
         before: Option<Offset>,
     ) -> Result<Offset, ApiError> {
         let name = ctx.names.to_inner(topic);
+        refuse_internal(&name)?;
         let partition = self.partitions().get(&name, None, partition)?;
         let delete = move || partition.delete_records(before);
         tokio::task::spawn_blocking(delete)

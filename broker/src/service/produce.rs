@@ -13,6 +13,7 @@ use crate::faults::Api;
 use crate::metrics::Metrics;
 use crate::partition::{AckWait, Appended, Partition};
 use crate::service::faults::Lost;
+use crate::service::internal_topics::refuse_internal;
 use crate::service::{RequestContext, Service};
 
 /// How long an answer is waited for where the request does not say (Kafka's `request.timeout.ms`).
@@ -234,6 +235,7 @@ impl Service {
         append: &Append,
     ) -> Result<Arc<Partition>, ApiError> {
         let name = ctx.names.to_inner(&append.topic);
+        refuse_internal(&name)?;
         match self
             .partitions
             .get(&name, append.topic_id, append.partition)

@@ -357,6 +357,7 @@ impl From<ResetTo> for To {
                     offset: wanted.offset.get(),
                     leader_epoch: wanted.leader_epoch.map(LeaderEpoch::get),
                     metadata: wanted.metadata,
+                    topic_id: wanted.topic_id.map(|id| id.get().to_vec().into()),
                 });
                 Self::Exact(v1::ExactOffsets {
                     offsets: offsets.collect(),

@@ -19,6 +19,7 @@ use std::sync::Arc;
 use logweir_proto::ErrorCode;
 
 pub(super) use self::group::{ClassicGroup, Phase, unknown_member};
+pub(crate) use self::subscription::{assigned_partitions, subscribed_topics};
 
 use super::answer::{
     ClassicDescription, ClassicMemberDescription, GroupAnswer, GroupError, LeftMember,

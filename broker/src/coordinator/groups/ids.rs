@@ -98,6 +98,7 @@ impl Assignment {
     }
 
     /// How many partitions.
+    #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.0.values().map(BTreeSet::len).sum()
     }

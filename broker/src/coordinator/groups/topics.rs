@@ -24,6 +24,16 @@ impl Topics {
         self.by_name.get(name).copied()
     }
 
+    /// The topics that are not in `newer`, also those whose name stands for another topic there.
+    pub(crate) fn gone_from(&self, newer: &Self) -> Vec<(Arc<str>, TopicId)> {
+        let stays = |name: &str, id| newer.get(name).is_some_and(|topic| topic.id == id);
+        self.by_name
+            .iter()
+            .filter(|(name, topic)| !stays(name, topic.id))
+            .map(|(name, topic)| (Arc::clone(name), topic.id))
+            .collect()
+    }
+
     pub(crate) fn names(&self) -> impl Iterator<Item = &Arc<str>> {
         self.by_name.keys()
     }

@@ -384,7 +384,8 @@ impl ClassicGroup {
         }
         let subscribes = |member: &ClassicMember| {
             let metadata = member.metadata_for(self.protocol.as_deref());
-            super::subscription::topics(&metadata).is_none_or(|topics| topics.contains(topic))
+            super::subscription::subscribed_topics(&metadata)
+                .is_none_or(|topics| topics.contains(topic))
         };
         self.members.values().any(subscribes)
     }

@@ -1,0 +1,209 @@
+//! The stream of one member of a consumer group: heartbeats up, assignments down.
+//!
+//! Each heartbeat takes its place with the coordinator before the next is read, and is answered in that order; an answer
+//! that waits for news is set free by the next heartbeat. The stream's end tells the coordinator nothing: sessions do.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::stream::FuturesOrdered;
+use logweir_proto::grpc::v1;
+use logweir_proto::{PartitionId, TopicId};
+use tokio::sync::mpsc;
+use tokio_stream::{Stream, StreamExt};
+use tonic::{Status, Streaming};
+
+use crate::error::ApiError;
+use crate::grpc::Handler;
+use crate::grpc::answers::Answers;
+use crate::grpc::budget::{Charge, Kept};
+use crate::grpc::groups::{assignment, inner};
+use crate::grpc::status::{at_most, check_name, invalid, shutting_down};
+use crate::service::RequestContext;
+use crate::service::groups::request::{ConsumerHeartbeat, PollMark};
+use crate::service::groups::{Assignment, ConsumerHeartbeatAnswer, Epoch};
+
+/// The path of the call, whose requests come at any time.
+pub(super) const MEMBERSHIP: &str = "/logweir.v1.GroupService/ConsumerGroupHeartbeat";
+
+/// Heartbeats of a member that are not answered yet; the next is not read before.
+const MAX_OUTSTANDING: usize = 16;
+/// Topics of one subscription.
+const MAX_TOPICS: usize = 10_000;
+/// Partitions that a member says it owns.
+const MAX_PARTITIONS: usize = 100_000;
+/// How long an answer may wait for news; the coordinator's heartbeat interval is less.
+const WAIT: Duration = Duration::from_secs(3_600);
+
+type Request = v1::ConsumerGroupHeartbeatRequest;
+type Answer = v1::ConsumerGroupHeartbeatResponse;
+
+/// Serves a member's stream.
+pub(super) fn serve(
+    handler: Handler,
+    ctx: RequestContext,
+    charge: Option<Charge>,
+    requests: Streaming<Request>,
+) -> impl Stream<Item = Result<Answer, Status>> + Send {
+    let (sender, receiver) = mpsc::channel(1);
+    let serving = async move {
+        let ended = tokio::select! {
+            ended = answer_all(&handler, &ctx, charge, requests, &sender) => ended,
+            () = sender.closed() => return,
+            () = handler.stop.cancelled() => Err(shutting_down()),
+        };
+        if let Err(status) = ended {
+            // The member may have gone, or never look again; then nobody needs to know.
+            tokio::select! {
+                _ = sender.send(Err(status)) => {}
+                () = ctx.cut() => {}
+                () = handler.stop.cancelled() => {}
+            }
+        }
+    };
+    Answers::new(receiver, serving)
+}
+
+/// Reads and answers until the member ends the stream.
+async fn answer_all(
+    handler: &Handler,
+    ctx: &RequestContext,
+    charge: Option<Charge>,
+    mut requests: Streaming<Request>,
+    sender: &mpsc::Sender<Result<Answer, Status>>,
+) -> Result<(), Status> {
+    let mut group: Option<String> = None;
+    let mut outstanding = FuturesOrdered::new();
+    let mut ended = false;
+    while !(ended && outstanding.is_empty()) {
+        // Answers first: a heartbeat has its place with the coordinator once it was polled.
+        tokio::select! {
+            biased;
+            Some(answer) = outstanding.next(), if !outstanding.is_empty() => {
+                let _ = sender.send(Ok(answer)).await;
+            }
+            request = requests.next(), if !ended && outstanding.len() < MAX_OUTSTANDING => {
+                let Some(request) = request.transpose()? else {
+                    ended = true;
+                    continue;
+                };
+                let group = group.get_or_insert_with(|| request.group_id.clone());
+                if *group != request.group_id {
+                    return Err(invalid(format!(
+                        "group_id {:?} on the stream of group {group:?}; open a stream for each",
+                        request.group_id
+                    )));
+                }
+                let heartbeat = heartbeat(ctx, request)?;
+                let kept = charge.as_ref().map(|charge| charge.settle(usize::MAX));
+                outstanding.push_back(beat(handler, ctx, heartbeat, kept));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// `_kept` is what the heartbeat takes of the limits until it is answered.
+async fn beat(
+    handler: &Handler,
+    ctx: &RequestContext,
+    heartbeat: ConsumerHeartbeat,
+    _kept: Option<Kept>,
+) -> Answer {
+    let member_id = Arc::clone(&heartbeat.member_id);
+    match handler.service.consumer_heartbeat(ctx, heartbeat).await {
+        Ok(answer) => good(handler, &answer),
+        Err(error) => refused(&member_id, &error),
+    }
+}
+
+fn good(handler: &Handler, answer: &ConsumerHeartbeatAnswer) -> Answer {
+    let interval = answer.heartbeat_interval.as_millis();
+    let named = answer
+        .assignment
+        .as_ref()
+        .map(|assigned| handler.service.named(assigned));
+    Answer {
+        error: None,
+        member_id: answer.member_id.to_string(),
+        member_epoch: answer.member_epoch.get(),
+        heartbeat_interval_ms: u32::try_from(interval).unwrap_or(u32::MAX),
+        assignment: named.as_ref().map(assignment),
+    }
+}
+
+fn refused(member_id: &str, error: &ApiError) -> Answer {
+    Answer {
+        error: Some(error.into()),
+        member_id: member_id.to_owned(),
+        ..Answer::default()
+    }
+}
+
+fn heartbeat(ctx: &RequestContext, request: Request) -> Result<ConsumerHeartbeat, Status> {
+    let joins = request.member_epoch == Epoch::JOIN.get();
+    let (mut topic_names, mut topic_regex) = (None, None);
+    if let Some(subscription) = request.subscription {
+        at_most("topics", subscription.topics.len(), MAX_TOPICS)?;
+        let mut names = BTreeSet::new();
+        for topic in &subscription.topics {
+            check_name(topic)?;
+            names.insert(inner(ctx, topic));
+        }
+        topic_names = Some(names.into_iter().collect());
+        topic_regex = Some(Arc::from(subscription.topic_regex));
+    }
+    let rebalance_timeout = request
+        .rebalance_timeout_ms
+        .or(joins.then_some(DEFAULT_REBALANCE_TIMEOUT_MS));
+    let max_interval = match request.max_poll_interval_ms {
+        0 => PollMark::DEFAULT_INTERVAL,
+        ms => Duration::from_millis(u64::from(ms)),
+    };
+    Ok(ConsumerHeartbeat {
+        group_id: inner(ctx, &request.group_id),
+        member_id: request.member_id.into(),
+        member_epoch: Epoch::new(request.member_epoch),
+        instance_id: request.instance_id.map(Arc::from),
+        rack_id: request.rack_id.map(Arc::from),
+        client_id: Arc::clone(&ctx.client_id),
+        client_host: Arc::clone(&ctx.client_host),
+        rebalance_timeout: rebalance_timeout.map(|ms| Duration::from_millis(u64::from(ms))),
+        topic_names,
+        // An empty pattern where there was none would only say again that there is none.
+        topic_regex: topic_regex.filter(|regex: &Arc<str>| !joins || !regex.is_empty()),
+        server_assignor: request.server_assignor.map(Arc::from),
+        owned: request.owned.map(owned).transpose()?,
+        poll: Some(PollMark {
+            polled: request.polled,
+            max_interval,
+        }),
+        wait: Some(WAIT),
+    })
+}
+
+/// As Kafka's consumers have it: their `max.poll.interval.ms`.
+const DEFAULT_REBALANCE_TIMEOUT_MS: u32 = 300_000;
+
+fn owned(owned: v1::Assignment) -> Result<Assignment, Status> {
+    let count = owned
+        .topics
+        .iter()
+        .map(|topic| topic.partitions.len())
+        .sum();
+    at_most("partitions", count, MAX_PARTITIONS)?;
+    let mut all = Assignment::default();
+    for topic in owned.topics {
+        let id = TopicId::from_slice(&topic.topic_id).ok_or_else(|| {
+            invalid(format!(
+                "a topic id has 16 bytes, not {}",
+                topic.topic_id.len()
+            ))
+        })?;
+        for partition in topic.partitions {
+            all.insert(id, PartitionId::new(partition));
+        }
+    }
+    Ok(all)
+}

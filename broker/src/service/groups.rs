@@ -1,0 +1,471 @@
+//! Groups and committed offsets, as every front end offers them: asks the coordinator, and tells it of topics.
+//!
+//! What a group decides is decided in `coordinator/groups`; here are the checks against the cluster's image, the faults,
+//! and what needs the partitions' logs beside the group's state: lag (`lag.rs`), descriptions and resets.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use logweir_proto::{ErrorCode, PartitionId, TopicId};
+use parking_lot::Mutex;
+use uuid::Uuid;
+
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::coordinator::groups::GroupMachine;
+use crate::coordinator::groups::answer::{FetchedOffset, GroupAnswer, GroupError, PartitionAnswer};
+use crate::coordinator::groups::config::GroupConfig;
+use crate::coordinator::groups::request::{
+    CommitOffsets, ConsumerHeartbeat, DeleteOffsets, FetchGroup, GroupRequest, ListGroups,
+    NewOffset,
+};
+use crate::coordinator::groups::topics::{TopicInfo, Topics};
+use crate::coordinator::{Coordinator, Settings};
+use crate::error::ApiError;
+use crate::faults::{Action, Api};
+use crate::metadata::{Image, Quorum};
+use crate::partition::Partitions;
+use crate::service::faults::{Work, injected};
+use crate::service::{RequestContext, Service};
+
+mod describe;
+mod lag;
+mod reset;
+
+pub(crate) use crate::coordinator::groups::answer::{ConsumerHeartbeatAnswer, ListedGroup};
+pub(crate) use crate::coordinator::groups::ids::{Assignment, Epoch};
+pub(crate) use crate::coordinator::groups::request;
+pub(crate) use describe::{GroupDescription, GroupPartition, MemberDescription, Named};
+pub(crate) use reset::{ByTopic, ResetTo, Resetting};
+
+/// Where groups and committed offsets are kept.
+pub(crate) const OFFSETS_TOPIC: &str = "__consumer_offsets";
+
+/// The groups whose coordinator this broker is.
+pub(crate) struct Groups {
+    coordinator: Arc<Coordinator<GroupMachine>>,
+    topics: Arc<TopicsNow>,
+}
+
+impl fmt::Debug for Groups {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Groups").finish_non_exhaustive()
+    }
+}
+
+impl Groups {
+    /// Begins to coordinate the groups of the partitions that this broker leads, now and later.
+    ///
+    /// # Panics
+    /// Outside of a Tokio runtime.
+    pub(crate) fn start(
+        config: &Config,
+        clock: &Clock,
+        quorum: &Quorum,
+        partitions: &Arc<Partitions>,
+    ) -> Self {
+        let topics = Arc::new(TopicsNow::default());
+        let (settings, quorum, now) = (group_config(config), quorum.clone(), Arc::clone(&topics));
+        let make = move |_| {
+            let topics = now.of(&quorum.image());
+            GroupMachine::new(settings.clone(), topics, Box::new(Uuid::new_v4))
+        };
+        let runtime = Settings::default();
+        let coordinator = Coordinator::start(OFFSETS_TOPIC, partitions, clock, runtime, make);
+        Self {
+            coordinator,
+            topics,
+        }
+    }
+
+    /// Tells the groups of topics as they come and go, for as long as the quorum lives; why it ended.
+    pub(crate) fn follow(&self, quorum: Quorum) -> impl Future<Output = String> + Send + 'static {
+        let (coordinator, now) = (Arc::downgrade(&self.coordinator), Arc::clone(&self.topics));
+        let (mut images, mut loads) = (quorum.changed(), self.coordinator.loads());
+        async move {
+            let mut told: Option<Arc<Topics>> = None;
+            loop {
+                images.mark_unchanged();
+                loads.mark_unchanged();
+                match coordinator.upgrade() {
+                    Some(coordinator) => {
+                        told = tell(&coordinator, told, || now.of(&quorum.image()));
+                    }
+                    None => return "the groups have ended".to_owned(),
+                }
+                tokio::select! {
+                    changed = images.changed() => if changed.is_err() {
+                        return "the metadata quorum has ended".to_owned();
+                    },
+                    changed = loads.changed() => if changed.is_err() {
+                        return "the groups have ended".to_owned();
+                    },
+                }
+            }
+        }
+    }
+
+    /// See [`Coordinator::refuse_calls`].
+    pub(crate) fn refuse_calls(&self) {
+        self.coordinator.refuse_calls();
+    }
+
+    /// See [`Coordinator::close`].
+    pub(crate) fn close(&self) {
+        self.coordinator.close();
+    }
+
+    /// See [`Coordinator::unready`].
+    #[cfg(feature = "http")]
+    pub(crate) fn unready(&self) -> Option<String> {
+        self.coordinator.unready()
+    }
+}
+
+/// Tells every machine of the topics as they are, and of those that are gone since it was `told`. One that is just being
+/// loaded is told when it is.
+fn tell(
+    coordinator: &Coordinator<GroupMachine>,
+    told: Option<Arc<Topics>>,
+    topics: impl FnOnce() -> Arc<Topics>,
+) -> Option<Arc<Topics>> {
+    let led = coordinator.led();
+    if led.is_empty() {
+        return None;
+    }
+    let topics = topics();
+    let gone = told.map_or_else(Vec::new, |told| told.gone_from(&topics));
+    for partition in led {
+        // Nobody waits for these answers, and a machine that refuses is told again when it is loaded.
+        if !gone.is_empty() {
+            let gone = GroupRequest::TopicsDeleted(gone.clone());
+            drop(coordinator.begin_at(partition, gone));
+        }
+        let changed = GroupRequest::TopicsChanged(Arc::clone(&topics));
+        drop(coordinator.begin_at(partition, changed));
+    }
+    Some(topics)
+}
+
+/// The topics of the newest image, made once for all machines.
+#[derive(Debug, Default)]
+struct TopicsNow(Mutex<Option<(u64, Arc<Topics>)>>);
+
+impl TopicsNow {
+    fn of(&self, image: &Image) -> Arc<Topics> {
+        let mut newest = self.0.lock();
+        if let Some((version, topics)) = &*newest
+            && *version == image.version
+        {
+            return Arc::clone(topics);
+        }
+        let info = |topic: &crate::metadata::TopicImage| TopicInfo {
+            id: topic.id,
+            partitions: topic.partition_count(),
+        };
+        let topics = image.topics_after("");
+        let topics = topics.map(|topic| (Arc::clone(&topic.name), info(topic)));
+        let topics = Arc::new(topics.collect::<Topics>());
+        *newest = Some((image.version, Arc::clone(&topics)));
+        topics
+    }
+}
+
+fn group_config(config: &Config) -> GroupConfig {
+    let groups = &config.groups;
+    GroupConfig {
+        min_session_timeout: Duration::from_millis(groups.min_session_timeout_ms),
+        max_session_timeout: Duration::from_millis(groups.max_session_timeout_ms),
+        initial_rebalance_delay: Duration::from_millis(groups.initial_rebalance_delay_ms),
+        max_size: groups.max_size,
+        consumer_max_size: groups.consumer_max_size,
+        consumer_session_timeout: Duration::from_millis(groups.consumer_session_timeout_ms),
+        consumer_heartbeat_interval: Duration::from_millis(groups.consumer_heartbeat_interval_ms),
+        offset_metadata_max_bytes: groups.offset_metadata_max_bytes,
+        offsets_retention: Duration::from_millis(groups.offsets_retention_ms),
+        offsets_retention_check_interval: Duration::from_millis(
+            groups.offsets_retention_check_interval_ms,
+        ),
+        ..GroupConfig::default()
+    }
+}
+
+impl From<GroupError> for ApiError {
+    fn from(error: GroupError) -> Self {
+        let hint = match error.code {
+            ErrorCode::UnknownMemberId | ErrorCode::FencedMemberEpoch => {
+                "nothing was changed; join the group again"
+            }
+            ErrorCode::StaleMemberEpoch | ErrorCode::IllegalGeneration => {
+                "nothing was changed; the group has moved on, look whether the partition is still yours"
+            }
+            ErrorCode::NonEmptyGroup => "nothing was changed; try again when they have left",
+            ErrorCode::GroupIdNotFound => "check the group's id",
+            ErrorCode::GroupSubscribedToTopic => "stop the members that are subscribed first",
+            _ => "",
+        };
+        Self::new(error.code, error.message).hint(hint)
+    }
+}
+
+fn other_kind() -> ApiError {
+    let message = "the coordinator gave an answer of another kind";
+    ApiError::new(ErrorCode::UnknownServerError, message)
+}
+
+/// The answer, if it is of the kind that was asked for.
+macro_rules! answer {
+    ($kind:ident, $asked:expr) => {
+        match $asked {
+            Ok(GroupAnswer::$kind(answer)) => Ok(answer),
+            Ok(_) => Err(other_kind()),
+            Err(error) => Err(error),
+        }
+    };
+}
+use answer;
+
+impl Service {
+    /// Asks the coordinator of a group. The request has its place in the order when the future was first polled, unless
+    /// the internal topic has to be made first.
+    async fn ask(&self, group: &str, request: GroupRequest) -> Result<GroupAnswer, ApiError> {
+        self.ensure_internal_topic(OFFSETS_TOPIC).await?;
+        self.groups.coordinator.call(group, request).await
+    }
+
+    /// Does `work` for a group, with the fault that this call is to suffer, if any.
+    async fn suffer_in_group<'a, T>(
+        &'a self,
+        ctx: &RequestContext,
+        api: Api,
+        group: &str,
+        work: impl Fn() -> Work<'a, T>,
+    ) -> Result<T, ApiError> {
+        match self.faults.hit_group(api, &ctx.client_id, &[group], []) {
+            None => work().await,
+            Some(hit) => self.endure(ctx, &hit, work).await,
+        }
+    }
+
+    /// A heartbeat of a member of the consumer protocol: joins, stays, leaves. May wait for news as long as the request
+    /// says.
+    ///
+    /// # Errors
+    /// The coordinator's (see [`Coordinator::call`]) and the machine's.
+    pub(crate) async fn consumer_heartbeat(
+        &self,
+        ctx: &RequestContext,
+        request: ConsumerHeartbeat,
+    ) -> Result<ConsumerHeartbeatAnswer, ApiError> {
+        let (request, group) = (&request, Arc::clone(&request.group_id));
+        let work = || -> Work<'_, ConsumerHeartbeatAnswer> {
+            let request = GroupRequest::ConsumerHeartbeat(Box::new(request.clone()));
+            let group = Arc::clone(&group);
+            Box::pin(async move {
+                let answer = answer!(ConsumerHeartbeat, self.ask(&group, request).await)?;
+                Ok(answer?)
+            })
+        };
+        match self.faults.hit_group(
+            Api::ConsumerGroupHeartbeat,
+            &ctx.client_id,
+            &[&request.group_id],
+            [],
+        ) {
+            None => work().await,
+            Some(hit) => self.endure(ctx, &hit, work).await,
+        }
+    }
+
+    /// An assignment by the names of its topics.
+    pub(crate) fn named(&self, assignment: &Assignment) -> Named {
+        describe::named(assignment, &self.image())
+    }
+
+    /// Commits offsets; what became of each, in order.
+    ///
+    /// # Errors
+    /// What concerns the whole commit: the committer is no member (any more), the coordinator cannot be asked.
+    pub(crate) async fn commit_offsets(
+        &self,
+        ctx: &RequestContext,
+        mut commit: CommitOffsets,
+    ) -> Result<Vec<Result<(), ApiError>>, ApiError> {
+        let mut results = Vec::with_capacity(commit.offsets.len());
+        let targets = commit
+            .offsets
+            .iter()
+            .map(|o| (&*o.topic, Some(o.partition.get())));
+        let groups = [&*commit.group_id];
+        let hit = self
+            .faults
+            .hit_group(Api::OffsetCommit, &ctx.client_id, &groups, targets);
+        let image = self.image();
+        for offset in &commit.offsets {
+            let checked = match &hit {
+                Some(hit) if hit.covers(&offset.topic, Some(offset.partition.get())) => {
+                    match hit.action {
+                        Action::Fail(code) => Err(injected(code)),
+                        _ => check_partition(&image, offset),
+                    }
+                }
+                _ => check_partition(&image, offset),
+            };
+            results.push(checked);
+        }
+        let hit = hit.filter(|hit| !matches!(hit.action, Action::Fail(_)));
+        let mut good = results.iter().map(Result::is_ok);
+        commit.offsets.retain(|_| good.next().unwrap_or(false));
+        let commit = &commit;
+        let work = || -> Work<'_, Vec<PartitionAnswer>> {
+            Box::pin(async move {
+                let request = GroupRequest::Commit(commit.clone());
+                let answer = answer!(Commit, self.ask(&commit.group_id, request).await)?;
+                Ok(answer?)
+            })
+        };
+        let answers = match hit {
+            None => work().await?,
+            Some(hit) => self.endure(ctx, &hit, work).await?,
+        };
+        let mut answers = answers.into_iter();
+        for result in results.iter_mut().filter(|result| result.is_ok()) {
+            let answer = answers.next().ok_or_else(other_kind)?;
+            *result = answer.result.map_err(ApiError::from);
+        }
+        Ok(results)
+    }
+
+    /// The committed offsets of one group.
+    ///
+    /// # Errors
+    /// The coordinator's; for who says that it is a member: that it is none, or has another epoch.
+    pub(crate) async fn fetch_offsets(
+        &self,
+        ctx: &RequestContext,
+        fetch: FetchGroup,
+    ) -> Result<Vec<FetchedOffset>, ApiError> {
+        let fetch = &fetch;
+        let work = || -> Work<'_, Vec<FetchedOffset>> { Box::pin(self.fetch_offsets_now(fetch)) };
+        self.suffer_in_group(ctx, Api::OffsetFetch, &fetch.group_id, work)
+            .await
+    }
+
+    async fn fetch_offsets_now(&self, fetch: &FetchGroup) -> Result<Vec<FetchedOffset>, ApiError> {
+        let request = GroupRequest::Fetch(vec![fetch.clone()]);
+        let mut fetched = answer!(Fetch, self.ask(&fetch.group_id, request).await)?;
+        let fetched = fetched.pop().ok_or_else(other_kind)?;
+        Ok(fetched.result?)
+    }
+
+    /// Forgets committed offsets; what became of each.
+    ///
+    /// # Errors
+    /// The coordinator's, and that there is no such group.
+    pub(crate) async fn delete_offsets(
+        &self,
+        ctx: &RequestContext,
+        delete: DeleteOffsets,
+    ) -> Result<Vec<PartitionAnswer>, ApiError> {
+        let delete = &delete;
+        let work = || -> Work<'_, Vec<PartitionAnswer>> {
+            Box::pin(async move {
+                let request = GroupRequest::DeleteOffsets(delete.clone());
+                let answer = answer!(DeleteOffsets, self.ask(&delete.group_id, request).await)?;
+                Ok(answer?)
+            })
+        };
+        self.suffer_in_group(ctx, Api::OffsetDelete, &delete.group_id, work)
+            .await
+    }
+
+    /// The groups that this broker coordinates and that pass the filters, by id.
+    ///
+    /// # Errors
+    /// The coordinator's, if one of its partitions cannot be asked.
+    pub(crate) async fn list_groups(
+        &self,
+        ctx: &RequestContext,
+        filter: &ListGroups,
+    ) -> Result<Vec<ListedGroup>, ApiError> {
+        let work = || -> Work<'_, Vec<ListedGroup>> { Box::pin(self.list_groups_now(filter)) };
+        self.suffer(ctx, Api::ListGroups, None, work).await
+    }
+
+    /// All groups that this broker coordinates, for its own sake.
+    ///
+    /// # Errors
+    /// As [`Service::list_groups`].
+    #[cfg(feature = "http")]
+    pub(crate) async fn list_all_groups(&self) -> Result<Vec<ListedGroup>, ApiError> {
+        self.list_groups_now(&ListGroups::default()).await
+    }
+
+    async fn list_groups_now(&self, filter: &ListGroups) -> Result<Vec<ListedGroup>, ApiError> {
+        let mut groups = Vec::new();
+        for partition in self.groups.coordinator.led() {
+            let request = GroupRequest::List(filter.clone());
+            let asked = match self.groups.coordinator.begin_at(partition, request) {
+                Ok(pending) => pending.wait().await,
+                Err(error) => Err(error),
+            };
+            groups.extend(answer!(List, asked)?);
+        }
+        groups.sort_by(|one, other| one.group_id.cmp(&other.group_id));
+        Ok(groups)
+    }
+
+    /// Deletes a group with its offsets.
+    ///
+    /// # Errors
+    /// The coordinator's; `NON_EMPTY_GROUP`, `GROUP_ID_NOT_FOUND`.
+    pub(crate) async fn delete_group(
+        &self,
+        ctx: &RequestContext,
+        group: &Arc<str>,
+    ) -> Result<(), ApiError> {
+        let work = || -> Work<'_, ()> {
+            Box::pin(async move {
+                let request = GroupRequest::DeleteGroups(vec![Arc::clone(group)]);
+                let mut deleted = answer!(DeleteGroups, self.ask(group, request).await)?;
+                Ok(deleted.pop().ok_or_else(other_kind)?.1?)
+            })
+        };
+        self.suffer_in_group(ctx, Api::DeleteGroups, group, work)
+            .await?;
+        tracing::info!(group = %group, principal = %ctx.principal, listener = %ctx.listener, client_id = %ctx.client_id,
+            "deleted a group");
+        Ok(())
+    }
+}
+
+/// Whether an offset can be committed for this partition, as far as the cluster's image tells.
+fn check_partition(image: &Image, offset: &NewOffset) -> Result<(), ApiError> {
+    let topic = image
+        .topics
+        .get(&offset.topic)
+        .ok_or_else(|| ApiError::unknown_topic(&offset.topic))?;
+    check_number(topic, offset.partition)?;
+    if offset.topic_id == TopicId::ZERO || offset.topic_id == topic.id {
+        return Ok(());
+    }
+    let message = format!(
+        "topic {:?} has id {}, not {}: it was created anew",
+        offset.topic, topic.id, offset.topic_id
+    );
+    Err(ApiError::new(ErrorCode::InconsistentTopicId, message)
+        .hint("what was read of the earlier topic needs no commit any more"))
+}
+
+/// Whether a topic has this partition.
+fn check_number(
+    topic: &crate::metadata::TopicImage,
+    partition: PartitionId,
+) -> Result<(), ApiError> {
+    if (0..topic.partition_count()).contains(&partition.get()) {
+        return Ok(());
+    }
+    let count = topic.partitions.len();
+    Err(ApiError::unknown_partition(&topic.name, partition, count))
+}
