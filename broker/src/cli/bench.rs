@@ -12,6 +12,7 @@ use super::flag_values;
 
 mod consume;
 mod end_to_end;
+mod group;
 mod histogram;
 mod idle;
 mod load;
@@ -35,6 +36,7 @@ Examples:
   logweir bench produce --spawn --flush os --record-bytes 100 --records 5000000
   logweir bench latency --server 127.0.0.1:9093 --rate 10000 --duration 30s
   logweir bench idle --partitions 1000
+  logweir bench group --members 100
   logweir bench start --json
 
 With --spawn a broker of this same program is started in a temporary folder and
@@ -47,6 +49,7 @@ enum Action {
     Consume(Box<consume::ConsumeBench>),
     Latency(Box<end_to_end::LatencyBench>),
     Idle(Box<idle::IdleBench>),
+    Group(Box<group::GroupBench>),
     Start(Box<start::StartBench>),
 }
 
@@ -57,6 +60,7 @@ impl BenchCommand {
             Action::Consume(bench) => bench.run().await,
             Action::Latency(bench) => bench.run().await,
             Action::Idle(bench) => bench.run().await,
+            Action::Group(bench) => bench.run().await,
             Action::Start(bench) => bench.run().await,
         }
     }

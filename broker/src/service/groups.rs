@@ -267,15 +267,8 @@ impl Service {
                 Ok(answer?)
             })
         };
-        match self.faults.hit_group(
-            Api::ConsumerGroupHeartbeat,
-            &ctx.client_id,
-            &[&request.group_id],
-            [],
-        ) {
-            None => work().await,
-            Some(hit) => self.endure(ctx, &hit, work).await,
-        }
+        self.suffer_in_group(ctx, Api::ConsumerGroupHeartbeat, &request.group_id, work)
+            .await
     }
 
     /// An assignment by the names of its topics.
