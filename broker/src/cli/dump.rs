@@ -99,7 +99,7 @@ impl DumpCommand {
     }
 
     fn show(&self, out: &mut impl Write, path: &Path, contents: Contents) -> anyhow::Result<()> {
-        let json = self.output.output == OutputFormat::Json;
+        let json = self.output.format() == OutputFormat::Json;
         let kind = contents.kind;
         if !json {
             writeln!(out, "{}: {kind}", path.display())?;
@@ -154,7 +154,7 @@ impl DumpCommand {
             items,
             damage,
         } = inspect(path, bytes.into())?;
-        let json = self.output.output == OutputFormat::Json;
+        let json = self.output.format() == OutputFormat::Json;
         if !json {
             writeln!(out, "{}: {kind}", path.display())?;
         }
@@ -502,9 +502,7 @@ mod tests {
         let other = dir.path().join("other.txt");
         std::fs::write(&other, "hello").unwrap();
         let dump = |path: &Path| {
-            let output = OutputArgs {
-                output: OutputFormat::Table,
-            };
+            let output = OutputArgs::from(OutputFormat::Table);
             let files = vec![path.to_owned()];
             DumpCommand {
                 files,
@@ -552,9 +550,7 @@ mod tests {
         let dump = |bytes: &[u8]| {
             std::fs::create_dir_all(dir.path().join("metadata")).unwrap();
             std::fs::write(dir.path().join("metadata/log"), bytes).unwrap();
-            let output = OutputArgs {
-                output: OutputFormat::Json,
-            };
+            let output = OutputArgs::from(OutputFormat::Json);
             let files = vec![dir.path().to_owned()];
             DumpCommand {
                 files,

@@ -67,7 +67,7 @@ impl OffsetsCommand {
         for (index, partition) in partitions.iter().enumerate() {
             let (first, end) = (earliest[index].offset, latest[index].offset);
             let found = at.as_ref().map(|at| at[index]);
-            match self.output.output {
+            match self.output.format() {
                 OutputFormat::Json => {
                     let mut object = json!({
                         "topic": self.topic,
@@ -95,7 +95,7 @@ impl OffsetsCommand {
                 }
             }
         }
-        if self.output.output == OutputFormat::Table {
+        if self.output.format() == OutputFormat::Table {
             rows.print()?;
         }
         Ok(Exit::Done)
@@ -176,7 +176,7 @@ impl DeleteRecordsCommand {
                 }
             };
             let deleted = new.since(old);
-            match self.output.output {
+            match self.output.format() {
                 OutputFormat::Json => print_json(&json!({
                     "topic": self.topic,
                     "partition": partition.get(),
@@ -193,7 +193,7 @@ impl DeleteRecordsCommand {
                 ]),
             }
         }
-        if self.output.output == OutputFormat::Table && failed < partitions.len() {
+        if self.output.format() == OutputFormat::Table && failed < partitions.len() {
             rows.print()?;
         }
         Ok(Exit::of(failed, partitions.len()))

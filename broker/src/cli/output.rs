@@ -21,7 +21,29 @@ pub(super) enum OutputFormat {
 pub(super) struct OutputArgs {
     /// How to print: columns for people, or one JSON object a line
     #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
-    pub(super) output: OutputFormat,
+    output: OutputFormat,
+    /// The same as --output json
+    #[arg(long, conflicts_with = "output")]
+    json: bool,
+}
+
+impl OutputArgs {
+    /// What was asked for, by either flag.
+    pub(super) fn format(self) -> OutputFormat {
+        if self.json {
+            OutputFormat::Json
+        } else {
+            self.output
+        }
+    }
+}
+
+#[cfg(test)]
+impl From<OutputFormat> for OutputArgs {
+    fn from(output: OutputFormat) -> Self {
+        let json = false;
+        Self { output, json }
+    }
 }
 
 /// Rows under headings, numbers to the right.

@@ -138,7 +138,7 @@ impl ConfigCommand {
             // A broken configuration must not keep anybody from reading what a setting means.
             let loaded = self.broker.load().ok();
             let loaded = loaded.as_ref();
-            match self.output.output {
+            match self.output.format() {
                 OutputFormat::Table => {
                     print_line(config::explain(name, loaded).map_err(usage)?.trim_end())?;
                 }
@@ -149,7 +149,7 @@ impl ConfigCommand {
             return Ok(Exit::Done);
         }
         let loaded = self.broker.load()?;
-        match self.output.output {
+        match self.output.format() {
             OutputFormat::Table => print_line(config::render(&loaded).trim_end())?,
             OutputFormat::Json => print_json(&config::to_json(&loaded))?,
         }

@@ -177,7 +177,7 @@ impl Create {
         topic.configs = parse_configs(&self.config)?;
         let admin = self.server.connect().await?.admin();
         match admin.create_topic(topic).await {
-            Ok(summary) => tell_summary("created", &summary, self.output.output)?,
+            Ok(summary) => tell_summary("created", &summary, self.output.format())?,
             Err(error)
                 if self.if_not_exists && error.code() == Some(ErrorCode::TopicAlreadyExists) =>
             {
@@ -196,7 +196,7 @@ impl List {
         let topics = admin.list_topics_with(prefix, self.internal).await?;
         let mut rows = Rows::new(&["NAME", "PARTITIONS", "REPLICAS", "ID"]).right(&[1, 2]);
         for topic in &topics {
-            match self.output.output {
+            match self.output.format() {
                 OutputFormat::Json => print_json(&summary_json(topic))?,
                 OutputFormat::Table => rows.push(vec![
                     topic.name.clone(),
@@ -206,7 +206,7 @@ impl List {
                 ]),
             }
         }
-        if self.output.output == OutputFormat::Table {
+        if self.output.format() == OutputFormat::Table {
             if topics.is_empty() {
                 eprintln!("no topics; `logweir topic create NAME` makes one");
             } else {
@@ -250,7 +250,7 @@ impl Describe {
         let shown =
             |entry: &&ConfigEntry| self.all_configs || entry.source != ConfigSource::Default;
         let configs: Vec<&ConfigEntry> = configs.iter().filter(shown).collect();
-        if self.output.output == OutputFormat::Json {
+        if self.output.format() == OutputFormat::Json {
             print_json(&description_json(topic, &configs))?;
             return Ok(());
         }
@@ -369,7 +369,7 @@ impl Expand {
     async fn run(self) -> anyhow::Result<Exit> {
         let admin = self.server.connect().await?.admin();
         let summary = admin.create_partitions(&self.name, self.partitions).await?;
-        tell_summary("expanded", &summary, self.output.output)?;
+        tell_summary("expanded", &summary, self.output.format())?;
         Ok(Exit::Done)
     }
 }

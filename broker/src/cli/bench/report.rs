@@ -2,18 +2,14 @@
 
 use serde_json::{Map, Value};
 
-use super::super::output::{OutputFormat, print_json, print_line};
+use super::super::output::{OutputArgs, OutputFormat, print_json, print_line};
 use super::histogram::Times;
 
 /// How the result is printed.
 #[derive(Clone, Copy, Debug, clap::Args)]
 pub(super) struct ReportArgs {
-    /// How to print: lines and histograms for people, or one JSON object
-    #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
-    output: OutputFormat,
-    /// The same as --output json
-    #[arg(long, conflicts_with = "output")]
-    json: bool,
+    #[command(flatten)]
+    output: OutputArgs,
     /// No progress display
     #[arg(long, short)]
     pub(super) quiet: bool,
@@ -53,7 +49,7 @@ impl Report {
     /// # Errors
     /// Standard output cannot be written to.
     pub(super) fn print(self, args: ReportArgs) -> std::io::Result<()> {
-        if args.json || args.output == OutputFormat::Json {
+        if args.output.format() == OutputFormat::Json {
             return print_json(&Value::Object(self.json));
         }
         let width = self
