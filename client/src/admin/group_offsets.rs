@@ -134,7 +134,7 @@ pub enum ResetTo {
     Timestamp(Timestamp),
     /// So many offsets on (or back, if negative) from what is committed, kept between the first and the end.
     ShiftBy(i64),
-    /// At these offsets as they are; at most 10,000. Topic ids are not looked at.
+    /// At these offsets as they are; at most 10,000. A topic with another id than the one given is refused.
     Exact(Vec<OffsetToCommit>),
 }
 
