@@ -16,9 +16,12 @@ mod consume;
 mod dump;
 mod exit;
 mod flag_values;
+mod group;
 mod interrupt;
+mod moved_offsets;
 mod offsets;
 mod output;
+mod partition_list;
 mod produce;
 mod progress;
 mod record_output;
@@ -54,6 +57,7 @@ struct Cli {
 enum Command {
     Serve(Box<serve::ServeCommand>),
     Topic(topic::TopicCommand),
+    Group(group::GroupCommand),
     Produce(Box<produce::ProduceCommand>),
     Consume(consume::ConsumeCommand),
     Offsets(offsets::OffsetsCommand),
@@ -116,6 +120,7 @@ fn run(command: Command) -> anyhow::Result<Exit> {
     match command {
         Command::Serve(serve) => runtime(true)?.block_on(serve.run()),
         Command::Topic(topic) => runtime(false)?.block_on(topic.run()),
+        Command::Group(group) => runtime(false)?.block_on(group.run()),
         Command::Produce(produce) => runtime(true)?.block_on(produce.run()),
         Command::Consume(consume) => runtime(true)?.block_on(consume.run()),
         Command::Offsets(offsets) => runtime(false)?.block_on(offsets.run()),
@@ -166,7 +171,21 @@ mod tests {
             "produce t --format jsonl --server h:1",
             "consume t --from earliest --partition 1 --partition 2,3 --max 5 --follow --output json",
             "consume t --from 2025-01-31 --print-key --key-separator \\t",
+            "group list --state stable,EMPTY --type consumer --json",
+            "group describe g h --output json",
+            "group members g",
+            "group delete g h --if-exists",
+            "group reset g --to-earliest",
+            "group reset g --to-latest --topic t:0,2-5 --topic u --execute",
+            "group reset g --to-offset 7",
+            "group reset g --to-time 2h",
+            "group reset g --shift-by -100 --topic t",
+            "group delete-offsets g --topic t --topic u:1",
             "offsets t --at 2h --partition 1",
+            "offsets -- export",
+            "offsets export g h --output-file f",
+            "offsets import f --execute --ignore-topic-ids",
+            "offsets import",
             "delete-records t --before latest --dry-run",
             "dump a b --records",
             "bench produce --spawn --flush os --rate 20000 --duration 30s --record-bytes 1KiB --acks 1",
@@ -197,6 +216,19 @@ mod tests {
             "produce t --linger soon",
             "consume t --from yesterday",
             "consume t --output csv",
+            "group",
+            "group describe",
+            "group list --state sleeping",
+            "group list --type share",
+            "group list --json --output json",
+            "group reset g",
+            "group reset g --to-earliest --to-latest",
+            "group reset g --to-offset -1",
+            "group reset g --to-latest --topic t:5-1",
+            "group delete-offsets g",
+            "offsets",
+            "offsets export",
+            "offsets --partition 1",
             "delete-records t",
             "dump",
             "bench",

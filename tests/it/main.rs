@@ -16,6 +16,7 @@ mod crashes;
 mod embedding;
 mod flights;
 mod full_disk;
+mod group_commands;
 mod groups;
 mod hostile;
 mod http;

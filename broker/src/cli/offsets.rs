@@ -1,6 +1,7 @@
-//! `logweir offsets` and `logweir delete-records`: where partitions begin and end, and moving the beginning.
+//! `logweir offsets` and `logweir delete-records`: where partitions begin and end, and moving the beginning; and what
+//! groups have committed, to a file and back.
 
-use clap::Args;
+use clap::{Args, Subcommand};
 use logweir_client::{Admin, Isolation, ListedOffset, OffsetSpec, TopicPartition};
 use logweir_proto::{Offset, PartitionId};
 use serde_json::json;
@@ -12,6 +13,10 @@ use super::time::{Position, format_timestamp};
 use crate::clock::Clock;
 use crate::words::counted;
 
+mod export;
+mod file;
+mod import;
+
 /// Partitions of one look-up request.
 const LOOK_UP_CHUNK: usize = 5_000;
 
@@ -20,14 +25,24 @@ Examples:
   logweir offsets flights                    where partitions begin and end
   logweir offsets flights --partition 3      one partition
   logweir offsets flights --at 2h            the first record of two hours
-  logweir offsets flights --at 2025-01-31T08:00:00Z";
+  logweir offsets flights --at 2025-01-31T08:00:00Z
+  logweir offsets -- export                  a topic that is called export
+  logweir offsets export billing             what a group has committed, as JSON";
 
-/// Show where the partitions of a topic begin and end, and find offsets by time
+/// Show where the partitions of a topic begin and end, find offsets by time, and export and import what groups
+/// have committed
 #[derive(Debug, Args)]
-#[command(after_help = OFFSETS_HELP)]
+#[command(
+    after_help = OFFSETS_HELP,
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true
+)]
 pub(super) struct OffsetsCommand {
-    /// The topic
-    topic: String,
+    #[command(subcommand)]
+    action: Option<Action>,
+    /// The topic; after -- if it is called export, import or help
+    #[arg(required = true)]
+    topic: Option<String>,
     /// Only this partition; repeatable, or 0,2,5
     #[arg(long, value_name = "N", value_delimiter = ',')]
     partition: Vec<i32>,
@@ -40,16 +55,31 @@ pub(super) struct OffsetsCommand {
     output: OutputArgs,
 }
 
+#[derive(Debug, Subcommand)]
+enum Action {
+    Export(export::Export),
+    Import(import::Import),
+}
+
 impl OffsetsCommand {
-    pub(super) async fn run(self) -> anyhow::Result<Exit> {
+    pub(super) async fn run(mut self) -> anyhow::Result<Exit> {
+        match (self.action.take(), self.topic.take()) {
+            (Some(Action::Export(export)), _) => export.run().await,
+            (Some(Action::Import(import)), _) => import.run().await,
+            (None, Some(topic)) => self.look_up(&topic).await,
+            (None, None) => Err(usage("which topic? logweir offsets TOPIC")),
+        }
+    }
+
+    async fn look_up(self, topic: &str) -> anyhow::Result<Exit> {
         let admin = self.server.connect().await?.admin();
-        let partitions = choose_partitions(&admin, &self.topic, &self.partition).await?;
-        let earliest = look_up(&admin, &self.topic, &partitions, OffsetSpec::Earliest).await?;
-        let latest = look_up(&admin, &self.topic, &partitions, OffsetSpec::Latest).await?;
+        let partitions = choose_partitions(&admin, topic, &self.partition).await?;
+        let earliest = look_up(&admin, topic, &partitions, OffsetSpec::Earliest).await?;
+        let latest = look_up(&admin, topic, &partitions, OffsetSpec::Latest).await?;
         let at = match self.at {
             Some(when) => {
                 let spec = OffsetSpec::Timestamp(when.resolve(Clock::default().now()));
-                Some(look_up(&admin, &self.topic, &partitions, spec).await?)
+                Some(look_up(&admin, topic, &partitions, spec).await?)
             }
             None => None,
         };
@@ -70,7 +100,7 @@ impl OffsetsCommand {
             match self.output.format() {
                 OutputFormat::Json => {
                     let mut object = json!({
-                        "topic": self.topic,
+                        "topic": topic,
                         "partition": partition.get(),
                         "earliest": first.map(Offset::get),
                         "latest": end.map(Offset::get),

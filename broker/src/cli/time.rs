@@ -1,6 +1,7 @@
 //! Points in a partition as people type them: `earliest`, `latest`, an offset, a time, an age.
 
 use std::str::FromStr;
+use std::time::Duration;
 
 use jiff::civil::{Date, DateTime};
 use jiff::tz::TimeZone;
@@ -107,6 +108,32 @@ pub(super) fn format_timestamp(timestamp: Timestamp) -> String {
     }
 }
 
+/// An age as people read it, in its two largest units: `0s`, `350ms`, `12s`, `3m 20s`, `2h 5m`, `9d`.
+pub(super) fn format_age(age: Duration) -> String {
+    const UNITS: [(u64, &str); 4] = [(86_400, "d"), (3_600, "h"), (60, "m"), (1, "s")];
+    let seconds = age.as_secs();
+    if seconds == 0 && age.subsec_millis() > 0 {
+        return format!("{}ms", age.subsec_millis());
+    }
+    let Some(first) = UNITS.iter().position(|(unit, _)| seconds >= *unit) else {
+        return "0s".to_owned();
+    };
+    let mut rest = seconds;
+    let mut parts = Vec::new();
+    for (unit, name) in UNITS.iter().skip(first).take(2) {
+        if rest / unit > 0 {
+            parts.push(format!("{}{name}", rest / unit));
+        }
+        rest %= unit;
+    }
+    parts.join(" ")
+}
+
+/// An age in milliseconds, for programs.
+pub(super) fn whole_ms(age: Duration) -> u64 {
+    u64::try_from(age.as_millis()).unwrap_or(u64::MAX)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -167,5 +194,18 @@ mod tests {
             "2025-01-31T08:00:00.250Z"
         );
         assert_eq!(format_timestamp(Timestamp::NONE), "-");
+    }
+
+    #[test]
+    fn ages_are_written_in_their_two_largest_units() {
+        let check =
+            |ms, expected: &str| assert_eq!(format_age(Duration::from_millis(ms)), expected);
+        check(0, "0s");
+        check(350, "350ms");
+        check(12_900, "12s");
+        check(200_000, "3m 20s");
+        check(7_500_000, "2h 5m");
+        check(3_600_000, "1h");
+        check(86_400_000 * 9 + 59_000, "9d");
     }
 }

@@ -1,0 +1,430 @@
+//! `logweir group` and `logweir offsets export|import`, as people and scripts use them.
+
+use std::path::Path;
+
+use logweir_client::{Client, Offset, OffsetToCommit, PartitionId};
+use logweir_proto::grpc::v1;
+use logweir_tests::{BrokerProcess, DEADLINE, GrpcBroker, Logweir, ServeOptions};
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
+
+/// A broker with a topic "orders" of four partitions, ten records in each.
+async fn start() -> BrokerProcess {
+    let broker = ServeOptions::in_memory().start();
+    let mut grpc = GrpcBroker::connect(broker.grpc()).await;
+    grpc.create_topic("orders", 4, &[]).await;
+    for partition in 0..4 {
+        for number in 0..10 {
+            let value = number.to_string();
+            grpc.produce_value("orders", partition, &value).await;
+        }
+    }
+    broker
+}
+
+fn call(broker: &BrokerProcess, line: &str) -> Logweir {
+    let words: Vec<&str> = line.split(' ').collect();
+    Logweir::new(&words).server(broker.grpc())
+}
+
+/// What a command prints as JSON.
+fn objects(broker: &BrokerProcess, line: &str) -> Vec<Value> {
+    let text = call(broker, line).succeed();
+    let lines = text.lines();
+    lines.map(|l| serde_json::from_str(l).unwrap()).collect()
+}
+
+/// What a command that ends with `code` says to people.
+fn said(broker: &BrokerProcess, line: &str, code: i32) -> String {
+    let finished = call(broker, line).run();
+    let (out, err) = (finished.stdout, finished.stderr);
+    assert_eq!(finished.code, Some(code), "{line}\n{out}\n{err}");
+    err
+}
+
+/// The cells of the lines that a command prints.
+fn cells(broker: &BrokerProcess, line: &str) -> Vec<Vec<String>> {
+    let text = call(broker, line).succeed();
+    let lines = text.lines();
+    lines
+        .map(|line| line.split_whitespace().map(str::to_owned).collect())
+        .collect()
+}
+
+/// Commits these offsets of partitions of "orders" for a group without members.
+async fn commit(broker: &BrokerProcess, group: &str, offsets: &[(i32, i64)]) {
+    let client = Client::connect(broker.grpc()).await.unwrap();
+    let offsets = offsets.iter().map(|(partition, offset)| {
+        let partition = PartitionId::new(*partition);
+        OffsetToCommit::new("orders", partition, Offset::new(*offset)).metadata("note")
+    });
+    let offsets: Vec<_> = offsets.collect();
+    let results = client.admin().commit_group_offsets(group, &offsets).await;
+    assert!(results.unwrap().iter().all(Result::is_ok));
+}
+
+/// What a group has committed, by partition of "orders".
+async fn committed(broker: &BrokerProcess, group: &str) -> Vec<(i32, i64)> {
+    let client = Client::connect(broker.grpc()).await.unwrap();
+    let offsets = client.admin().group_offsets(group).await.unwrap();
+    let offsets = offsets
+        .iter()
+        .map(|o| (o.partition.partition.get(), o.offset.get()));
+    offsets.collect()
+}
+
+/// A member of group "busy" that owns all of "orders".
+struct Member {
+    requests: mpsc::Sender<v1::ConsumerGroupHeartbeatRequest>,
+    answers: Streaming<v1::ConsumerGroupHeartbeatResponse>,
+}
+
+impl Member {
+    async fn join(broker: &BrokerProcess) -> Self {
+        let mut grpc = GrpcBroker::connect(broker.grpc()).await;
+        let (requests, receiver) = mpsc::channel(8);
+        let stream = ReceiverStream::new(receiver);
+        let answers = grpc.groups.consumer_group_heartbeat(stream).await.unwrap();
+        let mut member = Self {
+            requests,
+            answers: answers.into_inner(),
+        };
+        let join = v1::ConsumerGroupHeartbeatRequest {
+            group_id: "busy".to_owned(),
+            member_id: "m-1".to_owned(),
+            polled: true,
+            owned: Some(v1::Assignment::default()),
+            subscription: Some(v1::Subscription {
+                topics: vec!["orders".to_owned()],
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        let joined = member.ask(join.clone()).await;
+        member
+            .requests
+            .send(v1::ConsumerGroupHeartbeatRequest {
+                member_epoch: joined.member_epoch,
+                owned: joined.assignment,
+                subscription: None,
+                ..join
+            })
+            .await
+            .unwrap();
+        let mut commit = v1::CommitOffsetsRequest {
+            group_id: "busy".to_owned(),
+            member_id: "m-1".to_owned(),
+            member_epoch: joined.member_epoch,
+            ..Default::default()
+        };
+        commit.offsets.push(v1::OffsetToCommit {
+            topic: "orders".to_owned(),
+            partition: 0,
+            offset: 4,
+            ..Default::default()
+        });
+        grpc.groups.commit_offsets(commit).await.unwrap();
+        member
+    }
+
+    async fn ask(
+        &mut self,
+        request: v1::ConsumerGroupHeartbeatRequest,
+    ) -> v1::ConsumerGroupHeartbeatResponse {
+        self.requests.send(request).await.unwrap();
+        let answer = tokio::time::timeout(DEADLINE, self.answers.message()).await;
+        let answer = answer.expect("an answer in time").unwrap().unwrap();
+        assert_eq!(answer.error, None);
+        answer
+    }
+}
+
+#[tokio::test]
+async fn groups_are_listed_by_state_and_type() {
+    let broker = start().await;
+    commit(&broker, "idle", &[(0, 1)]).await;
+    let _member = Member::join(&broker).await;
+    let names = |line: &str| {
+        let groups = objects(&broker, line).into_iter();
+        groups
+            .map(|g| g["group"].as_str().unwrap().to_owned())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(names("group list --json"), ["busy", "idle"]);
+    assert_eq!(names("group list --state empty --output json"), ["idle"]);
+    assert_eq!(names("group list --type consumer --json"), ["busy"]);
+    assert_eq!(
+        names("group list --type consumer --state Empty --json"),
+        [""; 0]
+    );
+    let table = cells(&broker, "group list");
+    assert_eq!(table[0], ["GROUP", "STATE", "TYPE", "PROTOCOL"]);
+    assert_eq!(table[1][0], "busy");
+    assert_eq!(table[2], ["idle", "Empty", "classic", "-"]);
+    let error = said(&broker, "group list --state asleep", 2);
+    assert!(error.contains("asleep") && error.contains("PreparingRebalance"));
+}
+
+#[tokio::test]
+async fn a_group_without_members_says_so_and_shows_its_lag() {
+    let broker = start().await;
+    commit(&broker, "idle", &[(0, 4), (1, 10)]).await;
+    let text = call(&broker, "group describe idle").succeed();
+    assert!(
+        text.starts_with("idle: Empty, type classic, coordinator "),
+        "{text}"
+    );
+    assert!(
+        text.contains("\nno members, 2 partitions, lag 6 records ("),
+        "{text}"
+    );
+    let table = cells(&broker, "group describe idle");
+    assert_eq!(table[3][..5], ["orders", "0", "4", "10", "6"]);
+    let caught_up = ["orders", "1", "10", "10", "0", "0s", "-", "-", "-"];
+    assert_eq!(table[4], caught_up);
+
+    let described = objects(&broker, "group describe idle --json").remove(0);
+    assert_eq!(
+        (&described["state"], &described["members"]),
+        (&json!("Empty"), &json!([]))
+    );
+    assert_eq!(described["lag_records"], 6);
+    let first = &described["partitions"][0];
+    assert_eq!(
+        (&first["committed_offset"], &first["end_offset"]),
+        (&json!(4), &json!(10))
+    );
+    assert_eq!(
+        (&first["metadata"], &first["member"]),
+        (&json!("note"), &json!(null))
+    );
+    assert!(first["lag_ms"].is_u64() && first["topic_id"].is_string());
+
+    let error = said(&broker, "group describe idle nobody", 3);
+    assert!(
+        error.contains("nobody") && error.contains("logweir group list"),
+        "{error}"
+    );
+    said(&broker, "group describe nobody", 1);
+    let none = said(&broker, "group members idle", 0);
+    assert_eq!(none, "group idle has no members\n");
+    said(&broker, "group members nobody", 1);
+}
+
+#[tokio::test]
+async fn members_are_shown_with_what_they_have() {
+    let broker = start().await;
+    let _member = Member::join(&broker).await;
+    let table = cells(&broker, "group members busy");
+    assert_eq!(table[0][..4], ["MEMBER", "CLIENT", "ID", "HOST"]);
+    assert_eq!(table[1][0], "m-1");
+    assert_eq!(table[1][4..7], ["4", "orders:0-3", "6"]);
+    let member = objects(&broker, "group members busy --output json").remove(0);
+    assert_eq!(member["assignment"], json!({ "orders": [0, 1, 2, 3] }));
+    assert_eq!(
+        (&member["host"], &member["lag_records"]),
+        (&json!("127.0.0.1"), &json!(6))
+    );
+
+    let text = call(&broker, "group describe busy").succeed();
+    assert!(
+        text.contains("\n1 member, 4 partitions, lag 6 records ("),
+        "{text}"
+    );
+    let described = objects(&broker, "group describe busy --json").remove(0);
+    assert_eq!(described["type"], "consumer");
+    assert_eq!(described["partitions"][3]["member"], "m-1");
+    assert_eq!(described["partitions"][3]["host"], "127.0.0.1");
+    assert_eq!(described["partitions"][3]["lag_records"], json!(null));
+}
+
+#[tokio::test]
+async fn a_reset_is_shown_first_and_done_only_with_execute() {
+    let broker = start().await;
+    commit(&broker, "idle", &[(0, 4), (1, 10)]).await;
+    let finished = call(&broker, "group reset idle --to-earliest").run();
+    assert_eq!(finished.code, Some(0));
+    assert!(
+        finished.stderr.contains("nothing was changed") && finished.stderr.contains("--execute"),
+        "{}",
+        finished.stderr
+    );
+    let rows: Vec<Vec<&str>> = finished
+        .stdout
+        .lines()
+        .map(|l| l.split_whitespace().collect())
+        .collect();
+    assert_eq!(rows[1], ["idle", "orders", "0", "4", "0"]);
+    assert_eq!(rows[2], ["idle", "orders", "1", "10", "0"]);
+    assert_eq!(committed(&broker, "idle").await, [(0, 4), (1, 10)]);
+
+    let check = async |arguments: &str, expected: &[(i32, i64)]| {
+        said(
+            &broker,
+            &format!("group reset idle {arguments} --execute"),
+            0,
+        );
+        assert_eq!(committed(&broker, "idle").await, expected, "{arguments}");
+    };
+    check("--shift-by -3", &[(0, 1), (1, 7)]).await;
+    check(
+        "--to-offset 5 --topic orders:1-2",
+        &[(0, 1), (1, 5), (2, 5)],
+    )
+    .await;
+    check("--to-time 1h --topic orders:0", &[(0, 0), (1, 5), (2, 5)]).await;
+    check(
+        "--to-latest --topic orders",
+        &[(0, 10), (1, 10), (2, 10), (3, 10)],
+    )
+    .await;
+    let shown = objects(
+        &broker,
+        "group reset idle --to-earliest --topic orders:3 --json",
+    );
+    let expected = json!({"group": "idle", "topic": "orders", "partition": 3, "before": 10, "after": 0, "dry_run": true});
+    assert_eq!(shown, [expected]);
+}
+
+#[tokio::test]
+async fn a_reset_that_cannot_be_done_says_why() {
+    let broker = start().await;
+    let _member = Member::join(&broker).await;
+    let error = said(&broker, "group reset busy --to-earliest --execute", 1);
+    assert!(
+        error.contains("members") && error.contains("stop its members first"),
+        "{error}"
+    );
+    let error = said(&broker, "group reset nobody --to-earliest", 1);
+    assert!(
+        error.contains("nobody") && error.contains("nothing"),
+        "{error}"
+    );
+    let error = said(&broker, "group reset g --to-earliest --topic nowhere", 1);
+    assert!(error.contains("nowhere"), "{error}");
+    let error = said(&broker, "group reset g --to-earliest --topic orders:9", 1);
+    assert!(error.contains('9'), "{error}");
+    said(&broker, "group reset g", 2);
+    said(&broker, "group reset g --shift-by 0", 2);
+}
+
+#[tokio::test]
+async fn groups_and_offsets_are_deleted() {
+    let broker = start().await;
+    commit(&broker, "idle", &[(0, 4), (1, 10), (2, 1)]).await;
+    let _member = Member::join(&broker).await;
+    let deleted = objects(
+        &broker,
+        "group delete-offsets idle --topic orders:1-2 --json",
+    );
+    assert_eq!(deleted.len(), 2);
+    assert_eq!(deleted[0]["partition"], 1);
+    assert_eq!(committed(&broker, "idle").await, [(0, 4)]);
+    said(&broker, "group delete-offsets idle --topic orders", 0);
+    assert_eq!(committed(&broker, "idle").await, []);
+    let error = said(&broker, "group delete-offsets busy --topic orders:0", 1);
+    assert!(error.contains("subscribed"), "{error}");
+    let error = said(&broker, "group delete-offsets nobody --topic orders:0", 1);
+    assert!(error.contains("nobody"), "{error}");
+
+    commit(&broker, "idle", &[(0, 4)]).await;
+    let error = said(&broker, "group delete busy idle nobody", 3);
+    assert!(error.contains("deleted group idle"), "{error}");
+    assert!(error.contains("logweir group members busy"), "{error}");
+    said(&broker, "group delete idle", 1);
+    said(&broker, "group delete idle --if-exists", 0);
+    assert_eq!(objects(&broker, "group list --json").len(), 1);
+}
+
+#[tokio::test]
+async fn offsets_go_out_and_come_back_the_same() {
+    let broker = start().await;
+    commit(&broker, "a", &[(0, 4), (1, 10)]).await;
+    commit(&broker, "b", &[(3, 7)]).await;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("offsets.json");
+    let file = path.to_str().unwrap();
+    said(
+        &broker,
+        &format!("offsets export a b --output-file {file}"),
+        0,
+    );
+    let exported = std::fs::read_to_string(&path).unwrap();
+    assert_eq!(call(&broker, "offsets export a b").succeed(), exported);
+    said(&broker, "group delete a b", 0);
+
+    let text = said(&broker, &format!("offsets import {file}"), 0);
+    assert!(text.contains("nothing was changed"), "{text}");
+    assert_eq!(committed(&broker, "a").await, []);
+    let set = objects(&broker, &format!("offsets import {file} --execute --json"));
+    assert_eq!(set.len(), 3);
+    assert_eq!(
+        (&set[2]["group"], &set[2]["before"], &set[2]["after"]),
+        (&json!("b"), &json!(null), &json!(7))
+    );
+    assert_eq!(call(&broker, "offsets export a b").succeed(), exported);
+
+    let renamed = exported.replace("\"group\":\"a\"", "\"group\":\"c\"");
+    call(&broker, "offsets import --execute")
+        .input(renamed)
+        .succeed();
+    assert_eq!(committed(&broker, "c").await, [(0, 4), (1, 10)]);
+
+    let error = said(&broker, "offsets export a nobody", 3);
+    assert!(error.contains("nobody has committed nothing"), "{error}");
+    said(&broker, "offsets export nobody", 1);
+}
+
+#[tokio::test]
+async fn an_import_is_checked_whole_before_anything_is_set() {
+    let broker = start().await;
+    commit(&broker, "a", &[(0, 4)]).await;
+    let _member = Member::join(&broker).await;
+    let dir = tempfile::tempdir().unwrap();
+    let refuse = |text: &str, fault: &str| {
+        let path = dir.path().join("f");
+        std::fs::write(&path, text).unwrap();
+        let line = format!("offsets import {} --execute", path.to_str().unwrap());
+        let error = said(&broker, &line, 1);
+        assert!(error.contains(fault), "{text}: {error}");
+    };
+    let good = r#"{"group":"a","offsets":[{"topic":"orders","partition":0,"offset":9}]}"#;
+    refuse(&format!("{good}{good}"), "twice");
+    refuse(&good.replace("9}", "-9}"), "below 0");
+    refuse(&good.replace("offset\":9", "ofset\":9"), "--help");
+    refuse(
+        &format!("{good}{}", good.replace("\"a\"", "\"busy\"")),
+        "stop its members first",
+    );
+    let elsewhere = good.replace("\"a\"", "\"b\"").replace("orders", "nowhere");
+    refuse(&format!("{good}{elsewhere}"), "nowhere");
+    let anew = good.replace(
+        "\"partition\"",
+        "\"topic_id\":\"0f8fad5b-d9cb-469f-a165-70867728950e\",\"partition\"",
+    );
+    refuse(&anew, "--ignore-topic-ids");
+    assert_eq!(committed(&broker, "a").await, [(0, 4)]);
+    let line = "offsets import --execute --ignore-topic-ids";
+    call(&broker, line).input(anew).succeed();
+    assert_eq!(committed(&broker, "a").await, [(0, 9)]);
+    let missing = dir.path().join("missing");
+    let error = said(&broker, &format!("offsets import {}", shown(&missing)), 1);
+    assert!(error.contains("missing"), "{error}");
+}
+
+fn shown(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+#[tokio::test]
+async fn a_topic_that_is_called_like_a_command_can_be_looked_up() {
+    let broker = start().await;
+    let mut grpc = GrpcBroker::connect(broker.grpc()).await;
+    grpc.create_topic("export", 2, &[]).await;
+    assert_eq!(objects(&broker, "offsets orders --json").len(), 4);
+    assert_eq!(objects(&broker, "offsets --json -- export").len(), 2);
+    said(&broker, "offsets export", 2);
+    said(&broker, "offsets", 2);
+}
