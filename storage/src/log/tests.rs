@@ -26,6 +26,7 @@ mod faults;
 mod flushing;
 mod full_disk;
 mod golden;
+mod golden_compaction;
 mod model;
 mod policies;
 mod reading;

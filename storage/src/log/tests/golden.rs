@@ -68,7 +68,7 @@ fn write_the_golden_files() {
     std::fs::remove_file(path.join(".lock")).unwrap();
 }
 
-fn copy_tree(from: &Path, to: &Path) {
+pub(super) fn copy_tree(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();
