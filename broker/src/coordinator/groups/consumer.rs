@@ -348,7 +348,8 @@ impl GroupMachine {
         Ok(ConsumerHeartbeatAnswer {
             member_id: Arc::clone(id),
             member_epoch: request.member_epoch,
-            heartbeat_interval: self.config.consumer_heartbeat_interval,
+            // There is no next one.
+            heartbeat_interval: std::time::Duration::ZERO,
             assignment: None,
         })
     }
@@ -489,12 +490,11 @@ impl GroupMachine {
             return Some(Ok(()));
         }
         let epoch = Epoch::new(commit.generation_or_epoch);
-        let checked = self.check_member_epoch(&commit.group_id, group, &commit.member_id, epoch);
-        if checked.is_ok() && !commit.knows_epochs {
+        if !commit.knows_epochs && group.members.contains_key(&commit.member_id) {
             let message = "a member of the consumer protocol commits with version 9 or later";
             return Some(Err(GroupError::new(ErrorCode::UnsupportedVersion, message)));
         }
-        Some(checked)
+        Some(self.check_member_epoch(&commit.group_id, group, &commit.member_id, epoch))
     }
 
     /// Whether offsets may be fetched: who says that it is a member has to be one.

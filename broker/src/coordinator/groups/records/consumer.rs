@@ -6,7 +6,8 @@
 //!                          pattern nullable | rebalance timeout i32, ms | assignor nullable | tag 0: classic, skipped
 //! 6  group                 target assignment's epoch i32 | tags
 //! 7  group, member         target: list of (topic id | list of partition i32 | tags)
-//! 8  group, member         epoch i32 | previous epoch i32 | state i8 | assigned | pending revocation, lists as in 7
+//! 8  group, member         epoch i32 | previous epoch i32 | state i8 (0 stable, 1 unrevoked partitions,
+//!                          2 unreleased partitions) | assigned | pending revocation, lists as in 7
 //! ```
 //! Keys are an i16 type, then old strings. The hash takes the place of Kafka's older key 4, as in Kafka 4.1.
 
@@ -158,7 +159,8 @@ impl MemberValue {
             client_id: reader.string()?,
             client_host: reader.string()?,
             topic_names: reader.list(Reader::string)?.into_iter().collect(),
-            topic_regex: reader.nullable_string()?,
+            // Kafka writes an empty one where there is none.
+            topic_regex: reader.nullable_string()?.filter(|p| !p.is_empty()),
             rebalance_timeout: span(reader.i32()?)?,
             server_assignor: reader.nullable_string()?,
         };
@@ -170,9 +172,9 @@ impl MemberValue {
 impl MemberState {
     fn number(self) -> i8 {
         match self {
-            Self::Stable => 1,
-            Self::UnrevokedPartitions => 2,
-            Self::UnreleasedPartitions => 3,
+            Self::Stable => 0,
+            Self::UnrevokedPartitions => 1,
+            Self::UnreleasedPartitions => 2,
         }
     }
 }
@@ -194,9 +196,9 @@ impl CurrentValue {
             epoch: Epoch::new(reader.i32()?),
             previous_epoch: Epoch::new(reader.i32()?),
             state: match reader.i8()? {
-                1 => MemberState::Stable,
-                2 => MemberState::UnrevokedPartitions,
-                3 => MemberState::UnreleasedPartitions,
+                0 => MemberState::Stable,
+                1 => MemberState::UnrevokedPartitions,
+                2 => MemberState::UnreleasedPartitions,
                 _ => return Err(DecodeError("a member's state is unknown")),
             },
             assigned: read_assignment(&mut reader)?,

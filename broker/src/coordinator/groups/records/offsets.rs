@@ -8,7 +8,8 @@
 //!        3      offset i64 | leader epoch i32 | metadata string | commit timestamp i64
 //!        4      as 3, compact, then tagged fields; tag 0: topic id, 16 bytes
 //! ```
-//! Written is 1 where an expire time was asked for, else 4 where the topic's id is known, else 3: what Kafka writes.
+//! Written is 1 where an expire time was asked for, else 4 where the topic's id is known, else 3, which
+//! Kafka wrote up to 4.0. Kafka 4.1 writes 4 there, too, without the tag.
 
 use std::sync::Arc;
 

@@ -86,7 +86,7 @@ fn member() -> impl Strategy<Value = MemberValue> {
             client_id: Arc::clone(&name),
             client_host: name,
             topic_names,
-            topic_regex: maybe.clone(),
+            topic_regex: maybe.clone().filter(|p| !p.is_empty()),
             rebalance_timeout,
             server_assignor: maybe,
         },

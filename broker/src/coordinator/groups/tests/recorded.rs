@@ -1,4 +1,6 @@
-//! What Apache Kafka answered to the same requests, recorded by `tests/recordings/groups.py`: the machine answers the same.
+//! What Apache Kafka answered to the same requests, recorded by `tests/recordings/`: the machine answers the same.
+
+mod consumer;
 
 use serde_json::{Value, json};
 
