@@ -30,8 +30,8 @@ pub(crate) enum Assignor {
 pub(crate) struct Subscriber {
     /// What orders static members, whatever their member ids are.
     pub(crate) instance_id: Option<InstanceId>,
-    /// Its topics, with their numbers of partitions.
-    pub(crate) topics: BTreeMap<TopicId, i32>,
+    /// Its topics, with their numbers of partitions. Shared, since most members of a group want the same.
+    pub(crate) topics: Arc<BTreeMap<TopicId, i32>>,
     /// What it was to own before.
     pub(crate) target: Arc<Assignment>,
 }

@@ -4,6 +4,7 @@ mod golden;
 mod recorded;
 mod replay;
 mod sim;
+mod speed;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -18,7 +18,7 @@ fn group(
 ) -> BTreeMap<MemberId, Subscriber> {
     let subscriber = |id: &str, topics: &[(u8, i32)]| Subscriber {
         instance_id: None,
-        topics: topics.iter().map(|(t, n)| (topic(*t), *n)).collect(),
+        topics: Arc::new(topics.iter().map(|(t, n)| (topic(*t), *n)).collect()),
         target: Arc::new(before.get(id).cloned().unwrap_or_default()),
     };
     members
@@ -115,7 +115,7 @@ proptest! {
             for subscriptions in [&first, &second, &second] {
                 let members: BTreeMap<MemberId, Subscriber> = subscriptions.iter().enumerate().map(|(n, topics)| {
                     let id: MemberId = format!("member-{n}").into();
-                    let topics = topics.iter().map(|t| (topic(*t), sizes[usize::from(*t)])).collect();
+                    let topics = Arc::new(topics.iter().map(|t| (topic(*t), sizes[usize::from(*t)])).collect());
                     let target = Arc::new(before.get(&id).cloned().unwrap_or_default());
                     (id, Subscriber { instance_id: None, topics, target })
                 }).collect();
@@ -136,7 +136,7 @@ proptest! {
             // Assigning the same again moves nothing.
             let members: BTreeMap<MemberId, Subscriber> = second.iter().enumerate().map(|(n, topics)| {
                 let id: MemberId = format!("member-{n}").into();
-                let topics = topics.iter().map(|t| (topic(*t), sizes[usize::from(*t)])).collect();
+                let topics = Arc::new(topics.iter().map(|t| (topic(*t), sizes[usize::from(*t)])).collect());
                 let target = Arc::new(before.get(&id).cloned().unwrap_or_default());
                 (id, Subscriber { instance_id: None, topics, target })
             }).collect();
@@ -149,8 +149,9 @@ proptest! {
         count in 1_usize..12, sizes in proptest::array::uniform4(0_i32..12),
     ) {
         let topics: BTreeMap<TopicId, i32> = (0_u8..4).map(|t| (topic(t), sizes[usize::from(t)])).collect();
+        let topics = Arc::new(topics);
         let members: BTreeMap<MemberId, Subscriber> = (0..count).map(|n| {
-            let subscriber = Subscriber { topics: topics.clone(), ..Subscriber::default() };
+            let subscriber = Subscriber { topics: Arc::clone(&topics), ..Subscriber::default() };
             (format!("member-{n}").into(), subscriber)
         }).collect();
         let loads: Vec<usize> = Assignor::Uniform.assign(&members).values().map(Assignment::len).collect();

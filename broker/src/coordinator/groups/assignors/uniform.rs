@@ -1,10 +1,12 @@
 //! `uniform`: everybody gets as many partitions as can be, and keeps what it had as far as that allows.
 //!
 //! 1. Members keep what they had and are still subscribed to.
-//! 2. Where all are subscribed to the same, whoever has more than its share gives the surplus back.
-//! 3. What nobody has goes to the subscriber that has least.
-//! 4. Where subscriptions differ, partitions move from those that have more to subscribers that have at least two
-//!    less, until no such move is left: each makes the sum of squares smaller, so that this ends.
+//! 2. What nobody has goes to the subscriber that has least.
+//! 3. Partitions move from those that have most to subscribers that have at least two less, until no such move is
+//!    left: each makes the sum of squares smaller, so that this ends.
+//!
+//! Topics with equal subscribers are one class, within which it does not matter which partition is whose. Most groups
+//! have one. Steps 2 and 3 take O(log n) for each partition that is handed out or moves.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -18,134 +20,161 @@ type Place = (TopicId, PartitionId);
 
 pub(super) fn assign(members: &BTreeMap<MemberId, Subscriber>) -> BTreeMap<MemberId, Assignment> {
     let mut draft = Draft::new(members);
-    if draft.is_homogeneous {
-        draft.trim();
-        draft.hand_out();
-    } else {
-        draft.hand_out();
-        draft.balance();
+    draft.keep(members);
+    for class in &mut draft.classes {
+        class.hand_out(&mut draft.loads);
     }
-    let named = draft.ids.into_iter().zip(draft.held);
-    named
-        .map(|(id, held)| (Arc::clone(id), held.into_iter().collect()))
-        .collect()
+    loop {
+        let mut moved = false;
+        for class in &mut draft.classes {
+            moved |= class.balance(&mut draft.loads);
+        }
+        // With one class a second look finds nothing.
+        if !moved || draft.classes.len() < 2 {
+            break;
+        }
+    }
+    let mut assigned = vec![Assignment::default(); members.len()];
+    for (number, place) in draft.classes.into_iter().flat_map(Class::into_places) {
+        assigned[number].insert(place.0, place.1);
+    }
+    members.keys().map(Arc::clone).zip(assigned).collect()
 }
 
 /// Members by their number, in the order of their ids.
-struct Draft<'a> {
-    ids: Vec<&'a MemberId>,
-    /// Who is subscribed to each topic, as lists are shared by topics with equal subscribers.
-    subscribers: BTreeMap<TopicId, Vec<usize>>,
-    held: Vec<BTreeSet<Place>>,
-    free: BTreeSet<Place>,
-    is_homogeneous: bool,
+struct Draft {
+    /// How many partitions each member has.
+    loads: Vec<usize>,
+    /// Those with few subscribers first: the others can make up for them.
+    classes: Vec<Class>,
+    class_of: BTreeMap<TopicId, usize>,
 }
 
-impl<'a> Draft<'a> {
-    fn new(members: &'a BTreeMap<MemberId, Subscriber>) -> Self {
-        let mut subscribers: BTreeMap<TopicId, Vec<usize>> = BTreeMap::new();
-        let mut free = BTreeSet::new();
+/// The partitions of topics that have the same subscribers.
+struct Class {
+    subscribers: Vec<usize>,
+    held: BTreeMap<usize, BTreeSet<Place>>,
+    free: BTreeSet<Place>,
+}
+
+impl Draft {
+    /// With everything free.
+    fn new(members: &BTreeMap<MemberId, Subscriber>) -> Self {
+        let mut topics: BTreeMap<TopicId, (i32, Vec<usize>)> = BTreeMap::new();
         for (number, member) in members.values().enumerate() {
-            for (topic, partitions) in &member.topics {
-                let of_topic = subscribers.entry(*topic).or_default();
-                if of_topic.is_empty() {
-                    free.extend((0..*partitions).map(|p| (*topic, PartitionId::new(p))));
-                }
-                of_topic.push(number);
+            for (topic, partitions) in &*member.topics {
+                let (_, subscribers) = topics
+                    .entry(*topic)
+                    .or_insert_with(|| (*partitions, Vec::new()));
+                subscribers.push(number);
             }
         }
-        let keep = |member: &Subscriber, free: &mut BTreeSet<Place>| {
-            let is_wanted = |place: &Place| member.topics.contains_key(&place.0);
-            // Taken out of what is free, so that nothing is kept twice, nor what no longer exists.
-            member
-                .target
-                .iter()
-                .filter(is_wanted)
-                .filter(|place| free.remove(place))
-                .collect()
+        let mut by_subscribers: BTreeMap<_, Vec<(TopicId, i32)>> = BTreeMap::new();
+        for (topic, (partitions, subscribers)) in topics {
+            let key = (subscribers.len(), subscribers);
+            by_subscribers
+                .entry(key)
+                .or_default()
+                .push((topic, partitions));
+        }
+        let mut draft = Self {
+            loads: vec![0; members.len()],
+            classes: Vec::with_capacity(by_subscribers.len()),
+            class_of: BTreeMap::new(),
         };
-        let held = members
-            .values()
-            .map(|member| keep(member, &mut free))
-            .collect();
-        let is_homogeneous = subscribers
-            .values()
-            .all(|of_topic| of_topic.len() == members.len());
-        Self {
-            ids: members.keys().collect(),
-            subscribers,
-            held,
-            free,
-            is_homogeneous,
+        for ((_, subscribers), topics) in by_subscribers {
+            let class = draft.classes.len();
+            draft
+                .class_of
+                .extend(topics.iter().map(|(t, _)| (*t, class)));
+            let places = |(topic, count): (TopicId, i32)| {
+                (0..count).map(move |p| (topic, PartitionId::new(p)))
+            };
+            draft.classes.push(Class {
+                subscribers,
+                held: BTreeMap::new(),
+                free: topics.into_iter().flat_map(places).collect(),
+            });
         }
+        draft
     }
 
-    /// Takes from who has more than its share. As many as there is a remainder may keep one more.
-    fn trim(&mut self) {
-        if self.ids.is_empty() {
-            return;
-        }
-        let total = self.free.len() + self.held.iter().map(BTreeSet::len).sum::<usize>();
-        let (share, mut more) = (total / self.ids.len(), total % self.ids.len());
-        for held in &mut self.held {
-            let mut quota = share;
-            if held.len() > share && more > 0 {
-                (quota, more) = (share + 1, more - 1);
-            }
-            while held.len() > quota {
-                self.free.extend(held.pop_last());
-            }
-        }
-    }
-
-    fn hand_out(&mut self) {
-        if self.is_homogeneous {
-            let mut by_load: BTreeSet<(usize, usize)> = self
-                .held
-                .iter()
-                .enumerate()
-                .map(|(number, held)| (held.len(), number))
-                .collect();
-            for place in std::mem::take(&mut self.free) {
-                let Some((load, number)) = by_load.pop_first() else {
-                    return;
+    /// Gives everybody what it had and still wants. Taken out of what is free, so that nothing is kept twice, nor what
+    /// no longer exists.
+    fn keep(&mut self, members: &BTreeMap<MemberId, Subscriber>) {
+        for (number, member) in members.values().enumerate() {
+            for (topic, partitions) in member.target.topics() {
+                if !member.topics.contains_key(&topic) {
+                    continue;
+                }
+                let Some(class) = self.class_of.get(&topic).map(|at| &mut self.classes[*at]) else {
+                    continue;
                 };
-                self.held[number].insert(place);
-                by_load.insert((load + 1, number));
-            }
-            return;
-        }
-        // Topics that few are subscribed to first: the others can make up for it.
-        let mut free: Vec<Place> = std::mem::take(&mut self.free).into_iter().collect();
-        free.sort_by_key(|(topic, partition)| (self.subscribers[topic].len(), *topic, *partition));
-        for place in free {
-            let least = self.least_loaded(place.0);
-            self.held[least].insert(place);
-        }
-    }
-
-    fn least_loaded(&self, topic: TopicId) -> usize {
-        let of_topic = self.subscribers[&topic].iter().copied();
-        let least = of_topic.min_by_key(|number| (self.held[*number].len(), *number));
-        least.expect("a topic is listed because somebody is subscribed to it")
-    }
-
-    fn balance(&mut self) {
-        loop {
-            let mut moved = false;
-            for number in 0..self.held.len() {
-                for place in self.held[number].clone() {
-                    let least = self.least_loaded(place.0);
-                    if self.held[least].len() + 1 < self.held[number].len() {
-                        self.held[number].remove(&place);
-                        self.held[least].insert(place);
-                        moved = true;
+                for partition in partitions {
+                    let place = (topic, *partition);
+                    if class.free.remove(&place) {
+                        class.held.entry(number).or_default().insert(place);
+                        self.loads[number] += 1;
                     }
                 }
             }
-            if !moved {
-                return;
-            }
         }
+    }
+}
+
+impl Class {
+    /// Its subscribers by what they have, of other classes, too.
+    fn by_load(&self, loads: &[usize]) -> BTreeSet<(usize, usize)> {
+        let numbers = self.subscribers.iter();
+        numbers.map(|number| (loads[*number], *number)).collect()
+    }
+
+    fn hand_out(&mut self, loads: &mut [usize]) {
+        if self.free.is_empty() {
+            return;
+        }
+        let mut by_load = self.by_load(loads);
+        for place in std::mem::take(&mut self.free) {
+            let least = by_load.pop_first();
+            let (load, number) = least.expect("a class is made of its subscribers");
+            self.held.entry(number).or_default().insert(place);
+            loads[number] = load + 1;
+            by_load.insert((load + 1, number));
+        }
+    }
+
+    /// Moves partitions until no subscriber has two more than another to whom it could give one; whether any moved.
+    fn balance(&mut self, loads: &mut [usize]) -> bool {
+        let mut by_load = self.by_load(loads);
+        let mut givers: BTreeSet<(usize, usize)> =
+            self.held.keys().map(|n| (loads[*n], *n)).collect();
+        let mut moved = false;
+        while let (Some(&(most, from)), Some(&(least, to))) = (givers.last(), by_load.first()) {
+            if most < least + 2 {
+                break;
+            }
+            by_load.remove(&(most, from));
+            by_load.remove(&(least, to));
+            givers.remove(&(most, from));
+            givers.remove(&(least, to));
+            let given = self.held.get_mut(&from).and_then(BTreeSet::pop_last);
+            let place = given.expect("a giver has a partition of this class");
+            self.held.entry(to).or_default().insert(place);
+            (loads[from], loads[to]) = (most - 1, least + 1);
+            by_load.extend([(most - 1, from), (least + 1, to)]);
+            givers.insert((least + 1, to));
+            if self.held[&from].is_empty() {
+                self.held.remove(&from);
+            } else {
+                givers.insert((most - 1, from));
+            }
+            moved = true;
+        }
+        moved
+    }
+
+    fn into_places(self) -> impl Iterator<Item = (usize, Place)> {
+        let held = self.held.into_iter();
+        held.flat_map(|(number, places)| places.into_iter().map(move |place| (number, place)))
     }
 }

@@ -17,6 +17,16 @@ pub(super) struct Subscriptions<'a> {
     topics: &'a Topics,
     patterns: Option<ReadPattern>,
     matched: BTreeMap<Arc<str>, Arc<BTreeSet<Arc<str>>>>,
+    /// What was looked up last: members of a group mostly want the same.
+    last: Option<Found>,
+}
+
+/// What a subscription came to.
+#[derive(Debug)]
+struct Found {
+    topic_names: BTreeSet<Arc<str>>,
+    topic_regex: Option<Arc<str>>,
+    topics: Arc<BTreeMap<TopicId, i32>>,
 }
 
 impl<'a> Subscriptions<'a> {
@@ -25,6 +35,7 @@ impl<'a> Subscriptions<'a> {
             topics,
             patterns,
             matched: BTreeMap::new(),
+            last: None,
         }
     }
 
@@ -41,7 +52,23 @@ impl<'a> Subscriptions<'a> {
     }
 
     /// The topics of a member that exist, with their numbers of partitions.
-    pub(super) fn of(&mut self, member: &MemberValue) -> BTreeMap<TopicId, i32> {
+    pub(super) fn of(&mut self, member: &MemberValue) -> Arc<BTreeMap<TopicId, i32>> {
+        if let Some(last) = &self.last
+            && last.topic_names == member.topic_names
+            && last.topic_regex == member.topic_regex
+        {
+            return Arc::clone(&last.topics);
+        }
+        let topics = Arc::new(self.find(member));
+        self.last = Some(Found {
+            topic_names: member.topic_names.clone(),
+            topic_regex: member.topic_regex.clone(),
+            topics: Arc::clone(&topics),
+        });
+        topics
+    }
+
+    fn find(&mut self, member: &MemberValue) -> BTreeMap<TopicId, i32> {
         let matched = member
             .topic_regex
             .as_ref()
@@ -56,13 +83,13 @@ impl<'a> Subscriptions<'a> {
 
     /// A hash of the topics of all members: their ids, and how many partitions they have. 0 if there are none.
     pub(super) fn hash(&mut self, group: &ConsumerGroup) -> i64 {
-        let mut all = BTreeMap::new();
+        let mut all: BTreeMap<TopicId, i32> = BTreeMap::new();
         let mut seen = BTreeSet::new();
         for member in group.members.values() {
             let value = &member.value;
             // Most members of a group are subscribed to the same.
             if seen.insert((&value.topic_names, &value.topic_regex)) {
-                all.extend(self.of(value));
+                all.extend(self.of(value).iter());
             }
         }
         if all.is_empty() {
