@@ -16,6 +16,7 @@ pub(crate) mod config;
 mod consumer;
 pub(crate) mod ids;
 mod offsets;
+mod patterns;
 pub(crate) mod records;
 pub(crate) mod request;
 mod scene;

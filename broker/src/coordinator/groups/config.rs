@@ -39,9 +39,8 @@ pub(crate) struct GroupConfig {
     pub(crate) patterns: Option<ReadPattern>,
 }
 
-/// Reads a pattern (RE2's syntax, as KIP-848 has it) into what tells whether a topic's name matches.
-///
-/// A function, so that the machine needs no pattern engine; who hands one in answers for its bounds.
+/// Reads a pattern (RE2's syntax, as KIP-848 has it) into what tells whether a topic's name matches. Who hands one in
+/// answers for its bounds.
 pub(crate) type ReadPattern = fn(&str) -> Result<Pattern, String>;
 
 /// Tells whether a topic's name matches.
@@ -73,7 +72,7 @@ impl Default for GroupConfig {
             offsets_retention_check_interval: Duration::from_secs(600),
             max_batch_bytes: 1_000_000,
             max_protocol_bytes: 512 << 10,
-            patterns: None,
+            patterns: Some(super::patterns::read_pattern),
         }
     }
 }

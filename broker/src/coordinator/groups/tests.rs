@@ -15,7 +15,7 @@ use logweir_proto::{ErrorCode, LeaderEpoch, Offset, PartitionId, Timestamp, Topi
 use uuid::Uuid;
 
 use super::answer::*;
-use super::config::{GroupConfig, Pattern};
+use super::config::GroupConfig;
 use super::ids::*;
 use super::request::*;
 use super::topics::{TopicInfo, Topics};
@@ -45,7 +45,6 @@ impl Harness {
     pub(super) fn with(change: impl FnOnce(&mut GroupConfig)) -> Self {
         let mut config = GroupConfig {
             initial_rebalance_delay: Duration::ZERO,
-            patterns: Some(read_prefix),
             ..GroupConfig::default()
         };
         change(&mut config);
@@ -277,15 +276,6 @@ pub(super) fn topics(all: &[(&str, u8, i32)]) -> Topics {
 
 pub(super) fn topic_id(number: u8) -> TopicId {
     TopicId::new([number; 16])
-}
-
-/// The tests' patterns: a prefix and "*".
-fn read_prefix(pattern: &str) -> Result<Pattern, String> {
-    let prefix = pattern
-        .strip_suffix('*')
-        .ok_or("no * at the end")?
-        .to_owned();
-    Ok(Pattern(Arc::new(move |name| name.starts_with(&prefix))))
 }
 
 pub(super) fn new_offset(topic: &str, partition: i32, offset: i64) -> NewOffset {

@@ -11,6 +11,9 @@ use crate::coordinator::groups::config::{Pattern, ReadPattern};
 use crate::coordinator::groups::records::MemberValue;
 use crate::coordinator::groups::topics::Topics;
 
+/// What the names of internal topics begin with. A pattern never means them; who wants one names it.
+const INTERNAL_PREFIX: &str = "__";
+
 /// Looks subscriptions up in the topics of one moment. Every pattern is matched once.
 #[derive(Debug)]
 pub(super) struct Subscriptions<'a> {
@@ -45,7 +48,10 @@ impl<'a> Subscriptions<'a> {
         }
         // A pattern that cannot be read was refused; one that is read by a broker that cannot matches nothing.
         let read = read_pattern(self.patterns, pattern).ok();
-        let matches = |name: &&Arc<str>| read.as_ref().is_some_and(|p| (p.0)(name));
+        let is_internal = |name: &str| name.starts_with(INTERNAL_PREFIX);
+        let matches = |name: &&Arc<str>| {
+            !is_internal(name) && read.as_ref().is_some_and(|pattern| (pattern.0)(name))
+        };
         let names = Arc::new(self.topics.names().filter(matches).cloned().collect());
         self.matched.insert(Arc::clone(pattern), Arc::clone(&names));
         names

@@ -266,7 +266,7 @@ fn subscriptions_change_by_name_and_by_pattern() {
     // Patterns: the names go, what begins with "pay" stays.
     let pattern = ConsumerHeartbeat {
         topic_names: names(&[]),
-        topic_regex: Some("pay*".into()),
+        topic_regex: Some("pay.*".into()),
         ..next_beat(G, "a", 2)
     };
     let answer = h.beat(pattern).unwrap();
@@ -290,6 +290,31 @@ fn subscriptions_change_by_name_and_by_pattern() {
         ..next_beat(G, "a", 4)
     };
     assert_eq!(given(&h.beat(end).unwrap()), Some(vec![]));
+    h.check_replay();
+}
+
+#[test]
+fn a_topic_that_begins_to_match_is_told_to_who_waits_and_internal_ones_never_match() {
+    let mut h = Harness::new();
+    let request = ConsumerHeartbeat {
+        topic_names: None,
+        topic_regex: Some(".*s".into()),
+        ..first_beat(G, "a")
+    };
+    assert_eq!(h.beat(request).unwrap().assignment.unwrap().len(), 6);
+    let waiting = ConsumerHeartbeat {
+        wait: Some(5 * SECOND),
+        ..next_beat(G, "a", 1)
+    };
+    let call = h.send(GroupRequest::ConsumerHeartbeat(Box::new(waiting)));
+    let known = [("orders", 1, 4), ("payments", 2, 2)];
+    h.set_topics(&[known[0], known[1], ("__offsets", 8, 9), ("returned", 7, 1)]);
+    assert!(!h.answers.contains_key(&call), "no news");
+    h.set_topics(&[known[0], known[1], ("__offsets", 8, 9), ("returns", 3, 1)]);
+    let Some(GroupAnswer::ConsumerHeartbeat(Ok(answer))) = h.answers.remove(&call) else {
+        panic!("there are news");
+    };
+    assert_eq!((epoch(&answer), answer.assignment.unwrap().len()), (2, 7));
     h.check_replay();
 }
 
