@@ -85,7 +85,7 @@ impl GroupMachine {
         }
     }
 
-    /// Decides what is answered at once. Joins, syncs and KIP-848 heartbeats answer by themselves.
+    /// Decides what is answered at once. Joins, syncs, KIP-848 heartbeats and deletions answer by themselves.
     fn decide(
         &mut self,
         call: CallId,
@@ -137,7 +137,8 @@ impl GroupMachine {
             }
             GroupRequest::List(request) => GroupAnswer::List(self.list(&request)),
             GroupRequest::DeleteGroups(ids) => {
-                GroupAnswer::DeleteGroups(self.delete_groups(ids, decision))
+                self.delete_groups(call, ids, decision);
+                return None;
             }
             GroupRequest::TopicsChanged(topics) => {
                 self.topics = topics;
@@ -180,6 +181,7 @@ impl Machine for GroupMachine {
     }
 
     fn abandon(&mut self, call: CallId) {
+        self.housekeeping.abandon(call);
         if let Some((group, member)) = self.waiting.remove(&call) {
             self.abandon_classic(call, &group, &member);
             self.abandon_consumer(call, &group, &member);

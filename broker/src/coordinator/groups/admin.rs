@@ -1,18 +1,28 @@
 //! Listing, describing and deleting groups.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use logweir_proto::ErrorCode;
 
 use super::GroupMachine;
-use super::answer::{GroupError, ListedGroup};
+use super::answer::{GroupAnswer, GroupError, ListedGroup};
 use super::ids::GroupId;
-use super::offsets::non_empty;
+use super::offsets::{Room, non_empty};
 use super::records::GroupRecord;
 use super::request::ListGroups;
 use super::scene::Decision;
 use super::state::offset_key;
+use crate::coordinator::machine::CallId;
+
+/// Groups that are being deleted, by several decisions where their offsets do not fit one. In between a group may get
+/// members; then it stays, with the offsets that it has left.
+#[derive(Debug)]
+pub(super) struct Deletion {
+    pub(super) call: CallId,
+    left: VecDeque<GroupId>,
+    done: Vec<(GroupId, Result<(), GroupError>)>,
+}
 
 impl GroupMachine {
     /// The groups that pass the filters, in the order of their ids.
@@ -62,17 +72,39 @@ impl GroupMachine {
     /// Deletes groups that have no members, with their offsets.
     pub(super) fn delete_groups(
         &mut self,
+        call: CallId,
         ids: Vec<GroupId>,
         decision: &mut Decision,
-    ) -> Vec<(GroupId, Result<(), GroupError>)> {
-        let deleted = ids.into_iter().map(|id| {
-            let result = self.delete_group(&id, decision);
-            (id, result)
-        });
-        deleted.collect()
+    ) {
+        let (left, done) = (ids.into(), Vec::new());
+        self.go_on_deleting(Deletion { call, left, done }, decision);
     }
 
-    fn delete_group(&mut self, id: &GroupId, decision: &mut Decision) -> Result<(), GroupError> {
+    /// Deletes as much as fits one decision; what is left is housekeeping. Answers when all is done.
+    pub(super) fn go_on_deleting(&mut self, mut deletion: Deletion, decision: &mut Decision) {
+        let mut room = self.room();
+        while let Some(id) = deletion.left.pop_front() {
+            match self.delete_group(&id, &mut room, decision) {
+                Ok(true) => deletion.done.push((id, Ok(()))),
+                Err(error) => deletion.done.push((id, Err(error))),
+                Ok(false) => {
+                    deletion.left.push_front(id);
+                    self.housekeeping.put_off(deletion);
+                    return;
+                }
+            }
+        }
+        let answer = GroupAnswer::DeleteGroups(deletion.done);
+        decision.answers.push((deletion.call, answer));
+    }
+
+    /// Whether the group is gone; if not, there was no room for all of it.
+    fn delete_group(
+        &mut self,
+        id: &GroupId,
+        room: &mut Room,
+        decision: &mut Decision,
+    ) -> Result<bool, GroupError> {
         let consumer = self
             .state
             .consumer(id)
@@ -86,11 +118,18 @@ impl GroupMachine {
         }
         for (topic, partitions) in self.state.offsets(id).into_iter().flatten() {
             for partition in partitions.keys() {
+                if !room.take(id, topic) {
+                    return Ok(false);
+                }
                 let key = offset_key(id, topic, *partition);
                 decision.records.push(GroupRecord::Offset(key, None));
             }
         }
+        // A group ends by up to two tombstones.
+        if !(room.take(id, "") && room.take(id, "")) {
+            return Ok(false);
+        }
         self.end_group(id, decision);
-        Ok(())
+        Ok(true)
     }
 }

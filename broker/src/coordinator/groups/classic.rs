@@ -24,7 +24,7 @@ pub(crate) use self::subscription::{assigned_partitions, subscribed_topics};
 use super::answer::{
     ClassicDescription, ClassicMemberDescription, GroupAnswer, GroupError, LeftMember,
 };
-use super::ids::{GroupId, InstanceId, MAX_NAME_BYTES, MemberId};
+use super::ids::{GroupId, InstanceId, MAX_MEMBER_ID_BYTES, MAX_NAME_BYTES, MemberId};
 use super::records::GroupRecord;
 use super::request::{Heartbeat, JoinGroup, LeaveGroup, SyncGroup};
 use super::scene::{Decision, Scene};
@@ -116,7 +116,10 @@ impl GroupMachine {
                 format!("the session timeout {timeout:?} is not within {min:?} and {max:?}");
             return Err(GroupError::new(ErrorCode::InvalidSessionTimeout, message));
         }
-        for name in [&request.member_id, &request.client_id, &request.client_host]
+        if request.member_id.len() > MAX_MEMBER_ID_BYTES {
+            return Err(unknown_member(&request.group_id, &request.member_id));
+        }
+        for name in [&request.client_id, &request.client_host]
             .into_iter()
             .chain(&request.instance_id)
             .chain([&request.protocol_type])

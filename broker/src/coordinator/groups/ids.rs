@@ -16,6 +16,9 @@ pub(crate) type InstanceId = Arc<str>;
 /// The most bytes of an id, a client's name or address, a rack, a protocol's or an assignor's name, or a pattern.
 pub(crate) const MAX_NAME_BYTES: usize = 4_096;
 
+/// The most bytes of a classic member's id: the coordinator makes it of a name and a UUID.
+pub(crate) const MAX_MEMBER_ID_BYTES: usize = MAX_NAME_BYTES + 37;
+
 /// The generation of a classic group; -1 means none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Generation(i32);

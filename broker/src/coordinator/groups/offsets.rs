@@ -5,7 +5,7 @@ mod reset;
 #[cfg(test)]
 mod tests;
 
-pub(super) use self::expiry::Housekeeping;
+pub(super) use self::expiry::{Housekeeping, Room};
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -25,6 +25,8 @@ use crate::coordinator::machine::Now;
 
 /// What a record of an offset takes beside its strings, at most: lengths, versions, numbers, the batch's own.
 const RECORD_OVERHEAD: usize = 96;
+/// Records may carry metadata with a length of 16 bits, whatever the setting says.
+const MAX_METADATA_BYTES: usize = 32_767;
 
 impl GroupMachine {
     pub(super) fn commit(
@@ -96,7 +98,10 @@ impl GroupMachine {
         bytes: &mut usize,
     ) -> Result<(), GroupError> {
         check_name(&offset.topic)?;
-        let max = self.config.offset_metadata_max_bytes;
+        let max = self
+            .config
+            .offset_metadata_max_bytes
+            .min(MAX_METADATA_BYTES);
         if offset.metadata.len() > max {
             let message = format!(
                 "{} bytes of metadata, at most {max} fit",
@@ -179,6 +184,7 @@ impl GroupMachine {
             return Err(non_empty(id));
         }
         let mut subscribed: BTreeMap<&Arc<str>, bool> = BTreeMap::new();
+        let mut room = self.room();
         let mut answers = Vec::with_capacity(request.partitions.len());
         for (topic, partition) in &request.partitions {
             let is_subscribed = *subscribed
@@ -188,14 +194,19 @@ impl GroupMachine {
                 .state
                 .offsets(id)
                 .and_then(|offsets| offsets.get(topic));
-            if !is_subscribed && offsets.is_some_and(|held| held.contains_key(partition)) {
+            let exists = offsets.is_some_and(|held| held.contains_key(partition));
+            let result = if is_subscribed {
+                let message = "the group is subscribed to the topic";
+                Err(GroupError::new(ErrorCode::GroupSubscribedToTopic, message))
+            } else if !exists {
+                Ok(())
+            } else if room.take(id, topic) {
                 let key = offset_key(id, topic, *partition);
                 decision.records.push(GroupRecord::Offset(key, None));
-            }
-            let message = "the group is subscribed to the topic";
-            let result = match is_subscribed {
-                true => Err(GroupError::new(ErrorCode::GroupSubscribedToTopic, message)),
-                false => Ok(()),
+                Ok(())
+            } else {
+                let message = "the offsets do not fit one batch; delete fewer at once";
+                Err(GroupError::new(ErrorCode::InvalidRequest, message))
             };
             let (topic_id, topic) = (self.topic_id_of(topic), Arc::clone(topic));
             answers.push(PartitionAnswer {

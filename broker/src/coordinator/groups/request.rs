@@ -182,7 +182,8 @@ pub(crate) struct FetchGroup {
     pub(crate) member_epoch: Epoch,
     /// `None` is all that were committed.
     pub(crate) partitions: Option<Vec<(Arc<str>, PartitionId)>>,
-    /// Refuse offsets that an open transaction may still change. There are no such offsets yet.
+    /// Refuse offsets that an open transaction may still change (KIP-447). Taken and without effect: no transaction
+    /// commits offsets yet, so that every committed offset is stable.
     #[expect(dead_code, reason = "offsets of transactions come later")]
     pub(crate) require_stable: bool,
 }

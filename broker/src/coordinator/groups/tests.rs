@@ -1,6 +1,7 @@
 //! What the tests of groups share: a machine with its log, run as its runner runs it.
 
 mod golden;
+mod limits;
 mod recorded;
 mod replay;
 mod sim;

@@ -4,32 +4,34 @@
 //! later; of offsets that were committed from outside, when they were committed. Kafka also drops offsets of topics
 //! that a group with members is no longer subscribed to; here a group with members keeps everything.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use logweir_proto::{Timestamp, TopicId};
 
 use super::{RECORD_OVERHEAD, later};
 use crate::coordinator::groups::GroupMachine;
+use crate::coordinator::groups::admin::Deletion;
 use crate::coordinator::groups::consumer::ConsumerGroup;
 use crate::coordinator::groups::ids::GroupId;
 use crate::coordinator::groups::records::{CommittedOffset, GroupRecord};
 use crate::coordinator::groups::scene::Decision;
 use crate::coordinator::groups::state::{GroupState, Kind, offset_key};
-use crate::coordinator::machine::Now;
+use crate::coordinator::machine::{CallId, Now};
 
 /// The most tombstones of one decision; what is left is done by the next. Their batch must fit, too.
 pub(super) const MAX_TOMBSTONES: usize = 5_000;
 
 /// How many more tombstones one decision may have, and how many bytes.
 #[derive(Debug)]
-struct Room {
+pub(in crate::coordinator::groups) struct Room {
     records: usize,
     bytes: usize,
 }
 
 impl Room {
     /// Takes the place of a tombstone; `false` if there is none, and then there is none for any other.
-    fn take(&mut self, id: &str, topic: &str) -> bool {
+    pub(in crate::coordinator::groups) fn take(&mut self, id: &str, topic: &str) -> bool {
         let bytes = id.len() + topic.len() + RECORD_OVERHEAD;
         if self.is_full() || self.bytes < bytes {
             self.records = 0;
@@ -52,10 +54,26 @@ pub(in crate::coordinator::groups) struct Housekeeping {
     next_check: Option<Timestamp>,
     /// Topics that are gone, whose offsets are to go.
     deleted: Vec<(Arc<str>, TopicId)>,
+    /// Groups whose deletion goes on.
+    deletions: VecDeque<Deletion>,
+}
+
+impl Housekeeping {
+    pub(in crate::coordinator::groups) fn put_off(&mut self, deletion: Deletion) {
+        self.deletions.push_back(deletion);
+    }
+
+    /// The caller is gone: what is left of its deletion is not done.
+    pub(in crate::coordinator::groups) fn abandon(&mut self, call: CallId) {
+        self.deletions.retain(|deletion| deletion.call != call);
+    }
 }
 
 impl GroupMachine {
     pub(in crate::coordinator::groups) fn next_housekeeping(&self) -> Option<Timestamp> {
+        if !self.housekeeping.deletions.is_empty() {
+            return Some(Timestamp::new(0));
+        }
         if self.state.groups.is_empty() {
             return None;
         }
@@ -80,8 +98,12 @@ impl GroupMachine {
         }
     }
 
-    /// Drops the offsets of topics that are gone, then what has expired if it is time to look.
+    /// Goes on with deletions, drops the offsets of topics that are gone, then what has expired if it is time to look.
     pub(in crate::coordinator::groups) fn keep_house(&mut self, now: Now, decision: &mut Decision) {
+        if let Some(deletion) = self.housekeeping.deletions.pop_front() {
+            self.go_on_deleting(deletion, decision);
+            return;
+        }
         if !self.housekeeping.deleted.is_empty() {
             self.drop_deleted(decision);
             return;
@@ -112,7 +134,7 @@ impl GroupMachine {
         }
     }
 
-    fn room(&self) -> Room {
+    pub(in crate::coordinator::groups) fn room(&self) -> Room {
         Room {
             records: MAX_TOMBSTONES,
             bytes: self.config.max_batch_bytes,

@@ -7,7 +7,7 @@ use logweir_proto::{ErrorCode, Offset, PartitionId, TopicId};
 use crate::coordinator::groups::answer::*;
 use crate::coordinator::groups::request::*;
 use crate::coordinator::groups::tests::*;
-use crate::coordinator::machine::Machine;
+use crate::coordinator::machine::{CallId, Machine};
 
 const G: &str = "g";
 
@@ -364,5 +364,49 @@ fn groups_are_listed_by_state_and_type_and_deleted_when_empty() {
     assert!(h.beat(next_beat("k", "a", -1)).is_ok());
     assert_eq!(h.delete_group("k"), ErrorCode::None);
     assert_eq!(list(&mut h, &[], &[]), ["g"]);
+    h.check_replay();
+}
+
+#[test]
+fn a_group_with_more_offsets_than_fit_one_batch_is_deleted_in_parts_and_answered_once() {
+    let mut h = Harness::new();
+    for part in 0..4 {
+        let offsets = (0..3_500).map(|n| new_offset("orders", part * 3_500 + n, 1));
+        let codes = h.commit_all(G, "", -1, offsets.collect());
+        assert!(codes.iter().all(|code| *code == ErrorCode::None));
+    }
+    let all = (0..14_000).map(|n| ("orders".into(), PartitionId::new(n)));
+    let request = DeleteOffsets {
+        group_id: G.into(),
+        partitions: all.collect(),
+    };
+    let effects = h.machine.handle(
+        CallId::new(1 << 40),
+        GroupRequest::DeleteOffsets(request),
+        h.now,
+    );
+    let GroupAnswer::DeleteOffsets(Ok(answers)) = &effects.answers[0].1 else {
+        panic!("{:?}", effects.answers);
+    };
+    let refused = answers
+        .iter()
+        .filter(|a| code(&a.result) == ErrorCode::InvalidRequest);
+    assert_eq!(effects.records.len() + refused.count(), 14_000);
+
+    let request = || GroupRequest::DeleteGroups(vec![G.into(), "none".into()]);
+    let call = CallId::new(1 << 41);
+    let effects = h.machine.handle(call, request(), h.now);
+    assert_eq!((effects.records.len(), effects.answers.len()), (5_000, 0));
+    // Whoever asked went away, and nothing was written.
+    h.machine.abandon(call);
+    assert!(h.machine.next_due().wall.is_none_or(|at| at > h.now.wall));
+    let before = h.log.len();
+    let GroupAnswer::DeleteGroups(answers) = h.ask(request()) else {
+        panic!("a deletion is answered");
+    };
+    let codes: Vec<ErrorCode> = answers.iter().map(|(_, result)| code(result)).collect();
+    assert_eq!(codes, [ErrorCode::None, ErrorCode::GroupIdNotFound]);
+    assert_eq!(h.log.len() - before, 14_000);
+    assert!(h.machine.state.groups.is_empty());
     h.check_replay();
 }
