@@ -103,6 +103,19 @@ def rows():
         found.append((f"{who}: anonymous memory and page tables", f"{memory:.1f} MiB",
                       f"< {mib} MiB" if mib else "", memory < mib if mib else None,
                       f"page tables {data['page_table_bytes'] / 2**20:.1f} MiB, {data['threads']} threads", command))
+    data = load("group-100")
+    if data:
+        seconds = data["rebalanced_seconds"]
+        found.append(("group of 100 members over 1,000 partitions, one leaves: until the others have all of them",
+                      f"{seconds * 1000:.1f} ms", "< 500 ms", seconds < 0.5,
+                      f"processor time {data['rebalance_cpu_seconds'] * 1000:.0f} ms; all joined within {data['joined_seconds']:.2f} s",
+                      "logweir bench group --members 100 --partitions 1000"))
+    data = load("group-1000")
+    if data:
+        cpu = data["idle_cpu_percent_of_a_core"]
+        found.append(("1,000 idle members of a group: processor time", f"{cpu:.3f} % of a core", "< 1 %", cpu < 1,
+                      f"over {data['idle_seconds']:.0f} s; a heartbeat each in 5 s",
+                      "logweir bench group --members 1000 --partitions 1000 --settle 75s --duration 60s"))
     data = load("start-10000")
     if data:
         for key, words in (("after_end", "after SIGTERM"), ("after_kill", "after kill -9")):

@@ -25,6 +25,8 @@ bench start start --iterations 200 --dir "$dir"
 bench idle-1000 idle --partitions 1000 --spawn-in "$dir" --settle 75s --duration 60s
 bench idle-10000 idle --partitions 10000 --spawn-in "$dir" --settle 75s --duration 60s
 bench idle-consumers idle --partitions 1000 --consumers 1000 --spawn-in "$dir" --settle 75s --duration 60s
+bench group-100 group --members 100 --partitions 1000 --spawn-in "$dir" --settle 10s --duration 10s
+bench group-1000 group --members 1000 --partitions 1000 --spawn-in "$dir" --settle 75s --duration 60s
 bench start-10000 start --partitions 10000 --dir "$dir"
 bench kill-10gib start --log-bytes 10GiB --dir "$dir"
 bench produce-100b produce --spawn --spawn-in "$dir" --flush os --records 10000000

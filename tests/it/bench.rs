@@ -167,6 +167,23 @@ fn an_idle_broker_is_measured_with_its_partitions_and_readers() {
 }
 
 #[test]
+fn a_group_is_measured_while_one_leaves_and_while_nothing_happens() {
+    let group = bench(
+        "group --members 5 --partitions 20 --in-memory --settle 100ms --duration 300ms",
+        None,
+    );
+    assert_eq!(
+        (&group["members"], &group["partitions"]),
+        (&5.into(), &20.into())
+    );
+    for figure in ["joined_seconds", "rebalanced_seconds", "idle_seconds"] {
+        assert!(group[figure].as_f64().unwrap() > 0.0, "{group}");
+    }
+    let percent = group["idle_cpu_percent_of_a_core"].as_f64().unwrap();
+    assert!((0.0..=200.0).contains(&percent), "{percent}");
+}
+
+#[test]
 fn every_kind_of_start_is_measured_as_often_as_asked() {
     let folder = tempfile::tempdir().unwrap();
     let dir = folder.path().display();
@@ -207,6 +224,11 @@ fn what_cannot_be_measured_is_refused_with_the_limit() {
         ),
         (
             "idle --partitions 3 --consumers 4",
+            2,
+            "above --partitions 3",
+        ),
+        (
+            "group --partitions 3 --members 4",
             2,
             "above --partitions 3",
         ),
