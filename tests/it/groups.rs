@@ -77,6 +77,7 @@ impl Member {
         self.epoch = 0;
         self.owned = v1::Assignment::default();
         let join = v1::ConsumerGroupHeartbeatRequest {
+            owned: None,
             subscription: Some(v1::Subscription {
                 topics: vec!["orders".to_owned()],
                 ..Default::default()

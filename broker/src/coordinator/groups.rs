@@ -142,6 +142,7 @@ impl GroupMachine {
             }
             GroupRequest::TopicsChanged(topics) => {
                 self.topics = topics;
+                self.sweep_deleted();
                 self.refresh_consumers(now);
                 GroupAnswer::Done
             }

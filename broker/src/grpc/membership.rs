@@ -9,12 +9,13 @@ use std::time::Duration;
 
 use futures_util::stream::FuturesOrdered;
 use logweir_proto::grpc::v1;
-use logweir_proto::{PartitionId, TopicId};
+use logweir_proto::{ErrorCode, PartitionId, TopicId};
 use tokio::sync::mpsc;
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Status, Streaming};
 
 use crate::error::ApiError;
+use crate::faults::Hit;
 use crate::grpc::Handler;
 use crate::grpc::answers::Answers;
 use crate::grpc::budget::{Charge, Kept};
@@ -33,7 +34,7 @@ const MAX_OUTSTANDING: usize = 16;
 const MAX_TOPICS: usize = 10_000;
 /// Partitions that a member says it owns.
 const MAX_PARTITIONS: usize = 100_000;
-/// How long an answer may wait for news; the coordinator's heartbeat interval is less.
+/// How long an answer may wait for news: the coordinator takes its heartbeat interval if that is less.
 const WAIT: Duration = Duration::from_secs(3_600);
 
 type Request = v1::ConsumerGroupHeartbeatRequest;
@@ -58,7 +59,6 @@ pub(super) fn serve(
             tokio::select! {
                 _ = sender.send(Err(status)) => {}
                 () = ctx.cut() => {}
-                () = handler.stop.cancelled() => {}
             }
         }
     };
@@ -88,34 +88,69 @@ async fn answer_all(
                     ended = true;
                     continue;
                 };
+                let member_id = request.member_id.clone();
                 let group = group.get_or_insert_with(|| request.group_id.clone());
-                if *group != request.group_id {
-                    return Err(invalid(format!(
+                let heartbeat = match *group == request.group_id {
+                    true => heartbeat(ctx, request),
+                    false => Err(invalid(format!(
                         "group_id {:?} on the stream of group {group:?}; open a stream for each",
                         request.group_id
-                    )));
-                }
-                let heartbeat = heartbeat(ctx, request)?;
+                    ))),
+                };
+                let expected = match heartbeat {
+                    Ok(heartbeat) => expect(handler, ctx, heartbeat).await,
+                    Err(status) => Err(refused(&member_id, &refusal(&status))),
+                };
                 let kept = charge.as_ref().map(|charge| charge.settle(usize::MAX));
-                outstanding.push_back(beat(handler, ctx, heartbeat, kept));
+                outstanding.push_back(beat(handler, ctx, expected, kept));
             }
         }
     }
     Ok(())
 }
 
+/// A heartbeat that is to take its place, with the fault that it is to suffer.
+type Expected = (ConsumerHeartbeat, Option<Hit>);
+
+async fn expect(
+    handler: &Handler,
+    ctx: &RequestContext,
+    heartbeat: ConsumerHeartbeat,
+) -> Result<Expected, Answer> {
+    let expected = handler.service.expect_heartbeat(ctx, &heartbeat.group_id);
+    match expected.await {
+        Ok(hit) => Ok((heartbeat, hit)),
+        Err(error) => Err(refused(&heartbeat.member_id, &error)),
+    }
+}
+
 /// `_kept` is what the heartbeat takes of the limits until it is answered.
 async fn beat(
     handler: &Handler,
     ctx: &RequestContext,
-    heartbeat: ConsumerHeartbeat,
+    expected: Result<Expected, Answer>,
     _kept: Option<Kept>,
 ) -> Answer {
+    let (heartbeat, hit) = match expected {
+        Ok(expected) => expected,
+        Err(answer) => return answer,
+    };
     let member_id = Arc::clone(&heartbeat.member_id);
-    match handler.service.consumer_heartbeat(ctx, heartbeat).await {
+    match handler
+        .service
+        .consumer_heartbeat(ctx, heartbeat, hit)
+        .await
+    {
         Ok(answer) => good(handler, &answer),
         Err(error) => refused(&member_id, &error),
     }
+}
+
+/// What is wrong with a heartbeat ends that heartbeat, not the stream.
+fn refusal(status: &Status) -> ApiError {
+    let message = status.message();
+    let message = message.strip_prefix("INVALID_REQUEST: ").unwrap_or(message);
+    ApiError::new(ErrorCode::InvalidRequest, message)
 }
 
 fn good(handler: &Handler, answer: &ConsumerHeartbeatAnswer) -> Answer {
@@ -174,7 +209,11 @@ fn heartbeat(ctx: &RequestContext, request: Request) -> Result<ConsumerHeartbeat
         // An empty pattern where there was none would only say again that there is none.
         topic_regex: topic_regex.filter(|regex: &Arc<str>| !joins || !regex.is_empty()),
         server_assignor: request.server_assignor.map(Arc::from),
-        owned: request.owned.map(owned).transpose()?,
+        owned: request
+            .owned
+            .map(owned)
+            .transpose()?
+            .or_else(|| joins.then(Assignment::default)),
         poll: Some(PollMark {
             polled: request.polled,
             max_interval,

@@ -155,6 +155,11 @@ impl Image {
         self.collisions.get(&*collision_key(name)?)
     }
 
+    /// The topics that were deleted last, the newest at the end.
+    pub(crate) fn deleted(&self) -> &Arc<VecDeque<TopicId>> {
+        &self.deleted
+    }
+
     /// Whether the topic was deleted; `false` also where that was so long ago that it is forgotten.
     pub(crate) fn was_deleted(&self, id: &TopicId) -> bool {
         self.deleted.contains(id)

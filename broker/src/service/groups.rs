@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use logweir_proto::{ErrorCode, PartitionId, TopicId};
 use parking_lot::Mutex;
+use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 use crate::clock::Clock;
@@ -23,7 +24,7 @@ use crate::coordinator::groups::request::{
 use crate::coordinator::groups::topics::{TopicInfo, Topics};
 use crate::coordinator::{Coordinator, Settings};
 use crate::error::ApiError;
-use crate::faults::{Action, Api};
+use crate::faults::{Action, Api, Hit};
 use crate::metadata::{Image, Quorum};
 use crate::partition::Partitions;
 use crate::service::faults::{Work, injected};
@@ -46,7 +47,12 @@ pub(crate) const OFFSETS_TOPIC: &str = "__consumer_offsets";
 pub(crate) struct Groups {
     coordinator: Arc<Coordinator<GroupMachine>>,
     topics: Arc<TopicsNow>,
+    /// Turns at measuring lag.
+    measuring: Semaphore,
 }
+
+/// How many groups' lag is measured at a time.
+const MAX_MEASURING: usize = 2;
 
 impl fmt::Debug for Groups {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -76,6 +82,7 @@ impl Groups {
         Self {
             coordinator,
             topics,
+            measuring: Semaphore::new(MAX_MEASURING),
         }
     }
 
@@ -85,12 +92,16 @@ impl Groups {
         let (mut images, mut loads) = (quorum.changed(), self.coordinator.loads());
         async move {
             let mut told: Option<Arc<Topics>> = None;
+            let mut loads_told = u64::MAX;
             loop {
                 images.mark_unchanged();
                 loads.mark_unchanged();
                 match coordinator.upgrade() {
                     Some(coordinator) => {
-                        told = tell(&coordinator, told, || now.of(&quorum.image()));
+                        let topics = || now.of(&quorum.image());
+                        let has_loaded = *loads.borrow() != loads_told;
+                        loads_told = *loads.borrow();
+                        told = tell(&coordinator, told, topics, has_loaded);
                     }
                     None => return "the groups have ended".to_owned(),
                 }
@@ -129,12 +140,16 @@ fn tell(
     coordinator: &Coordinator<GroupMachine>,
     told: Option<Arc<Topics>>,
     topics: impl FnOnce() -> Arc<Topics>,
+    has_loaded: bool,
 ) -> Option<Arc<Topics>> {
     let led = coordinator.led();
     if led.is_empty() {
         return None;
     }
     let topics = topics();
+    if !has_loaded && told.as_ref().is_some_and(|told| Arc::ptr_eq(told, &topics)) {
+        return told;
+    }
     let gone = told.map_or_else(Vec::new, |told| told.gone_from(&topics));
     for partition in led {
         // Nobody waits for these answers, and a machine that refuses is told again when it is loaded.
@@ -166,7 +181,13 @@ impl TopicsNow {
         };
         let topics = image.topics_after("");
         let topics = topics.map(|topic| (Arc::clone(&topic.name), info(topic)));
-        let topics = Arc::new(topics.collect::<Topics>());
+        let topics = topics.collect::<Topics>();
+        let topics = topics.with_deleted(Arc::clone(image.deleted()));
+        // The same again where something else has changed, so that nobody need look at it.
+        let topics = match &*newest {
+            Some((_, before)) if **before == topics => Arc::clone(before),
+            _ => Arc::new(topics),
+        };
         *newest = Some((image.version, Arc::clone(&topics)));
         topics
     }
@@ -234,18 +255,43 @@ impl Service {
         self.groups.coordinator.call(group, request).await
     }
 
-    /// Does `work` for a group, with the fault that this call is to suffer, if any.
+    /// Does `work` for a group, with the fault that this call is to suffer, if any. `targets` are the partitions that it
+    /// concerns.
     async fn suffer_in_group<'a, T>(
         &'a self,
         ctx: &RequestContext,
         api: Api,
         group: &str,
+        targets: impl IntoIterator<Item = (&str, Option<i32>), IntoIter: Clone>,
         work: impl Fn() -> Work<'a, T>,
     ) -> Result<T, ApiError> {
-        match self.faults.hit_group(api, &ctx.client_id, &[group], []) {
+        match self
+            .faults
+            .hit_group(api, &ctx.client_id, &[group], targets)
+        {
             None => work().await,
             Some(hit) => self.endure(ctx, &hit, work).await,
         }
+    }
+
+    /// Does what has to be done before a heartbeat can take its place in the order: afterwards it does with the first
+    /// poll of [`Service::consumer_heartbeat`], which is to be given the fault.
+    ///
+    /// # Errors
+    /// `COORDINATOR_NOT_AVAILABLE` if the internal topic cannot be made.
+    pub(crate) async fn expect_heartbeat(
+        &self,
+        ctx: &RequestContext,
+        group: &str,
+    ) -> Result<Option<Hit>, ApiError> {
+        self.ensure_internal_topic(OFFSETS_TOPIC).await?;
+        let api = Api::ConsumerGroupHeartbeat;
+        let hit = self.faults.hit_group(api, &ctx.client_id, &[group], []);
+        if let Some(Action::Delay(by)) = hit.as_ref().map(|hit| hit.action) {
+            crate::clock::sleep(by).await;
+            return Ok(None);
+        }
+        Ok(hit)
     }
 
     /// A heartbeat of a member of the consumer protocol: joins, stays, leaves. May wait for news as long as the request
@@ -256,19 +302,25 @@ impl Service {
     pub(crate) async fn consumer_heartbeat(
         &self,
         ctx: &RequestContext,
-        request: ConsumerHeartbeat,
+        mut request: ConsumerHeartbeat,
+        hit: Option<Hit>,
     ) -> Result<ConsumerHeartbeatAnswer, ApiError> {
-        let (request, group) = (&request, Arc::clone(&request.group_id));
-        let work = || -> Work<'_, ConsumerHeartbeatAnswer> {
-            let request = GroupRequest::ConsumerHeartbeat(Box::new(request.clone()));
-            let group = Arc::clone(&group);
-            Box::pin(async move {
-                let answer = answer!(ConsumerHeartbeat, self.ask(&group, request).await)?;
-                Ok(answer?)
-            })
+        let Some(hit) = hit else {
+            return self.beat(request).await;
         };
-        self.suffer_in_group(ctx, Api::ConsumerGroupHeartbeat, &request.group_id, work)
-            .await
+        if hit.action == Action::Duplicate {
+            // The second must not wait until the first has waited.
+            request.wait = None;
+        }
+        let work = || -> Work<'_, ConsumerHeartbeatAnswer> { Box::pin(self.beat(request.clone())) };
+        self.endure(ctx, &hit, work).await
+    }
+
+    async fn beat(&self, request: ConsumerHeartbeat) -> Result<ConsumerHeartbeatAnswer, ApiError> {
+        let group = Arc::clone(&request.group_id);
+        let request = GroupRequest::ConsumerHeartbeat(Box::new(request));
+        let answer = answer!(ConsumerHeartbeat, self.ask(&group, request).await)?;
+        Ok(answer?)
     }
 
     /// An assignment by the names of its topics.
@@ -295,17 +347,14 @@ impl Service {
             .faults
             .hit_group(Api::OffsetCommit, &ctx.client_id, &groups, targets);
         let image = self.image();
-        for offset in &commit.offsets {
-            let checked = match &hit {
-                Some(hit) if hit.covers(&offset.topic, Some(offset.partition.get())) => {
-                    match hit.action {
-                        Action::Fail(code) => Err(injected(code)),
-                        _ => check_partition(&image, offset),
-                    }
+        for offset in &mut commit.offsets {
+            let fails = hit.as_ref().and_then(|hit| match hit.action {
+                Action::Fail(code) if hit.covers(&offset.topic, Some(offset.partition.get())) => {
+                    Some(injected(code))
                 }
-                _ => check_partition(&image, offset),
-            };
-            results.push(checked);
+                _ => None,
+            });
+            results.push(fails.map_or_else(|| place(&image, offset), Err));
         }
         let hit = hit.filter(|hit| !matches!(hit.action, Action::Fail(_)));
         let mut good = results.iter().map(Result::is_ok);
@@ -341,15 +390,30 @@ impl Service {
     ) -> Result<Vec<FetchedOffset>, ApiError> {
         let fetch = &fetch;
         let work = || -> Work<'_, Vec<FetchedOffset>> { Box::pin(self.fetch_offsets_now(fetch)) };
-        self.suffer_in_group(ctx, Api::OffsetFetch, &fetch.group_id, work)
+        let targets = fetch.partitions.iter().flatten();
+        let targets = targets.map(|(topic, partition)| (&**topic, Some(partition.get())));
+        self.suffer_in_group(ctx, Api::OffsetFetch, &fetch.group_id, targets, work)
             .await
     }
 
     async fn fetch_offsets_now(&self, fetch: &FetchGroup) -> Result<Vec<FetchedOffset>, ApiError> {
         let request = GroupRequest::Fetch(vec![fetch.clone()]);
         let mut fetched = answer!(Fetch, self.ask(&fetch.group_id, request).await)?;
-        let fetched = fetched.pop().ok_or_else(other_kind)?;
-        Ok(fetched.result?)
+        let mut offsets = fetched.pop().ok_or_else(other_kind)?.result?;
+        // The machine may not have been told yet that a topic was created anew.
+        let image = self.image();
+        for offset in &mut offsets {
+            let topic = image.topics.get(&offset.topic);
+            let is_of_another = |id| id != TopicId::ZERO && topic.is_some_and(|t| t.id != id);
+            if offset
+                .committed
+                .as_ref()
+                .is_some_and(|c| is_of_another(c.topic_id))
+            {
+                offset.committed = None;
+            }
+        }
+        Ok(offsets)
     }
 
     /// Forgets committed offsets; what became of each.
@@ -369,7 +433,9 @@ impl Service {
                 Ok(answer?)
             })
         };
-        self.suffer_in_group(ctx, Api::OffsetDelete, &delete.group_id, work)
+        let targets = delete.partitions.iter();
+        let targets = targets.map(|(topic, partition)| (&**topic, Some(partition.get())));
+        self.suffer_in_group(ctx, Api::OffsetDelete, &delete.group_id, targets, work)
             .await
     }
 
@@ -425,7 +491,7 @@ impl Service {
                 Ok(deleted.pop().ok_or_else(other_kind)?.1?)
             })
         };
-        self.suffer_in_group(ctx, Api::DeleteGroups, group, work)
+        self.suffer_in_group(ctx, Api::DeleteGroups, group, [], work)
             .await?;
         tracing::info!(group = %group, principal = %ctx.principal, listener = %ctx.listener, client_id = %ctx.client_id,
             "deleted a group");
@@ -433,14 +499,16 @@ impl Service {
     }
 }
 
-/// Whether an offset can be committed for this partition, as far as the cluster's image tells.
-fn check_partition(image: &Image, offset: &NewOffset) -> Result<(), ApiError> {
+/// Checks that an offset can be committed for its partition, as far as the cluster's image tells, and says which topic is
+/// meant: the machine may not have been told of it yet.
+fn place(image: &Image, offset: &mut NewOffset) -> Result<(), ApiError> {
     let topic = image
         .topics
         .get(&offset.topic)
         .ok_or_else(|| ApiError::unknown_topic(&offset.topic))?;
     check_number(topic, offset.partition)?;
     if offset.topic_id == TopicId::ZERO || offset.topic_id == topic.id {
+        offset.topic_id = topic.id;
         return Ok(());
     }
     let message = format!(

@@ -1,6 +1,6 @@
 //! The topics that groups may subscribe to, as the machine was last told: names, ids, numbers of partitions.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use logweir_proto::TopicId;
@@ -14,14 +14,26 @@ pub(crate) struct TopicInfo {
 }
 
 /// All topics at one moment; replaced whole.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Topics {
     by_name: BTreeMap<Arc<str>, TopicInfo>,
+    /// Those that were deleted last.
+    deleted: Arc<VecDeque<TopicId>>,
 }
 
 impl Topics {
     pub(crate) fn get(&self, name: &str) -> Option<TopicInfo> {
         self.by_name.get(name).copied()
+    }
+
+    /// With the topics that were deleted last.
+    pub(crate) fn with_deleted(self, deleted: Arc<VecDeque<TopicId>>) -> Self {
+        Self { deleted, ..self }
+    }
+
+    /// The ids of the topics that were deleted last.
+    pub(super) fn deleted(&self) -> impl Iterator<Item = TopicId> {
+        self.deleted.iter().copied()
     }
 
     /// The topics that are not in `newer`, also those whose name stands for another topic there.
@@ -41,7 +53,9 @@ impl Topics {
 
 impl FromIterator<(Arc<str>, TopicInfo)> for Topics {
     fn from_iter<I: IntoIterator<Item = (Arc<str>, TopicInfo)>>(topics: I) -> Self {
-        let by_name = topics.into_iter().collect();
-        Self { by_name }
+        Self {
+            by_name: topics.into_iter().collect(),
+            deleted: Arc::default(),
+        }
     }
 }

@@ -109,7 +109,7 @@ impl Service {
         group: &Arc<str>,
     ) -> Result<GroupDescription, ApiError> {
         let work = || -> Work<'_, GroupDescription> { Box::pin(self.describe_group_now(group)) };
-        self.suffer_in_group(ctx, Api::DescribeGroups, group, work)
+        self.suffer_in_group(ctx, Api::DescribeGroups, group, [], work)
             .await
     }
 
@@ -151,6 +151,10 @@ impl Service {
 
     /// Measures on a thread that may wait for the disk.
     async fn measured(&self, mut measured: Vec<GroupPartition>) -> Vec<GroupPartition> {
+        // Batches may have to be unpacked, and many may ask.
+        let Ok(_turn) = self.groups.measuring.acquire().await else {
+            return measured;
+        };
         let (partitions, now) = (Arc::clone(&self.partitions), self.clock.now());
         let kept = measured.clone();
         let measure = move || {
@@ -189,12 +193,17 @@ impl FetchGroup {
 
 impl GroupDescription {
     fn add_up(&mut self) {
+        let ids = self
+            .members
+            .iter()
+            .map(|member| Arc::clone(&member.member_id));
+        let places: BTreeMap<Arc<str>, usize> = ids.zip(0..).collect();
         for partition in &self.partitions {
             let Some(lag) = partition.lag else { continue };
             self.lag = self.lag.and(lag);
             let owner = partition.member_id.as_ref();
-            let owner = owner.and_then(|id| self.members.iter_mut().find(|m| m.member_id == *id));
-            if let Some(owner) = owner {
+            if let Some(at) = owner.and_then(|id| places.get(id)) {
+                let owner = &mut self.members[*at];
                 owner.lag = owner.lag.and(lag);
             }
         }

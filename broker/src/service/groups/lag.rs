@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use logweir_proto::record::{RecordBatch, batches};
+use logweir_proto::record::{RecordBatch, TimestampType, batches};
 use logweir_proto::{Offset, Timestamp};
 use logweir_storage::ReadError;
 
@@ -13,7 +13,7 @@ const READ_BYTES: usize = 64 << 10;
 /// Batches without a record of a user (control batches, emptied ones) that are passed over in that search.
 const MAX_BATCHES: usize = 10_000;
 /// A batch may grow to this when it is decompressed.
-const MAX_DECOMPRESSED_BYTES: usize = 64 << 20;
+const MAX_DECOMPRESSED_BYTES: usize = 16 << 20;
 
 /// What is still to be read of a partition, or of several.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -48,7 +48,13 @@ pub(super) fn lag(partition: &Partition, from: Offset, now: Timestamp) -> Result
     if records == 0 {
         return Ok(Lag::default());
     }
-    let oldest = first_timestamp(partition, from, end)?;
+    let oldest = match first_timestamp(partition, from, end) {
+        // Retention has just removed it.
+        Err(ReadError::OutOfRange { start, .. }) if start > from => {
+            return lag(partition, start, now);
+        }
+        oldest => oldest?,
+    };
     let age_ms = oldest.map_or(0, |oldest| now.get().saturating_sub(oldest.get()));
     Ok(Lag {
         records,
@@ -85,6 +91,14 @@ fn first_in(batch: &RecordBatch, from: Offset) -> Option<Timestamp> {
     let header = batch.header();
     if header.attributes.is_control() {
         return None;
+    }
+    // Mostly the header is enough, and the records need not be unpacked.
+    if header.attributes.timestamp_type() == TimestampType::LogAppendTime {
+        return Some(header.max_timestamp);
+    }
+    let is_whole = i64::from(header.record_count) == i64::from(header.last_offset_delta) + 1;
+    if is_whole && from <= header.base_offset {
+        return Some(header.base_timestamp);
     }
     let Ok(records) = batch.records(MAX_DECOMPRESSED_BYTES) else {
         return Some(header.max_timestamp);

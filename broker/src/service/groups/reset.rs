@@ -1,18 +1,21 @@
 //! Setting the offsets of a group by hand: finds out which they are, and has the coordinator set them or say what it
 //! would.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use logweir_proto::{ErrorCode, LeaderEpoch, Offset, PartitionId, Timestamp, TopicId};
 
-use super::{answer, check_number, check_partition, other_kind};
+use super::{answer, check_number, other_kind, place};
 use crate::coordinator::groups::answer::{GroupAnswer, ResetAnswer};
 use crate::coordinator::groups::request::{FetchGroup, GroupRequest, NewOffset, ResetOffsets};
 use crate::error::ApiError;
 use crate::faults::Api;
 use crate::service::faults::Work;
 use crate::service::{Isolation, OffsetQuery, RequestContext, Service};
+
+/// Partitions of one reset; it is one decision, whose records have to fit one batch.
+const MAX_PLACES: usize = 10_000;
 
 /// Where to.
 #[derive(Clone, Debug)]
@@ -55,8 +58,9 @@ impl Service {
     ) -> Result<Vec<ResetAnswer>, ApiError> {
         let resetting = &resetting;
         let work = || -> Work<'_, Vec<ResetAnswer>> { Box::pin(self.reset_now(resetting)) };
+        let targets = resetting.topics.iter().map(|(topic, _)| (&**topic, None));
         let reset = self
-            .suffer_in_group(ctx, Api::ResetOffsets, &resetting.group_id, work)
+            .suffer_in_group(ctx, Api::ResetOffsets, &resetting.group_id, targets, work)
             .await?;
         if !resetting.dry_run {
             tracing::info!(group = %resetting.group_id, principal = %ctx.principal, listener = %ctx.listener,
@@ -68,11 +72,11 @@ impl Service {
     async fn reset_now(&self, resetting: &Resetting) -> Result<Vec<ResetAnswer>, ApiError> {
         let offsets = match &resetting.to {
             ResetTo::Exact(offsets) => {
-                let image = self.image();
-                for offset in offsets {
-                    check_partition(&image, offset)?;
+                let (image, mut offsets) = (self.image(), offsets.clone());
+                for offset in &mut offsets {
+                    place(&image, offset)?;
                 }
-                offsets.clone()
+                offsets
             }
             to => self.found(resetting, to).await?,
         };
@@ -92,15 +96,16 @@ impl Service {
         let fetch = FetchGroup::all_of(&resetting.group_id);
         let committed = self.fetch_offsets_now(&fetch).await?;
         let places = self.places(resetting, &committed)?;
+        let committed: BTreeMap<_, _> = committed
+            .into_iter()
+            .filter_map(|c| Some(((c.topic, c.partition), c.committed?.offset)))
+            .collect();
+        let image = self.image();
         let mut offsets = Vec::with_capacity(places.len());
         for (topic, partition) in places {
-            let committed = committed
-                .iter()
-                .find(|c| c.topic == topic && c.partition == partition)
-                .and_then(|c| c.committed.as_ref());
-            let committed = committed.map(|committed| committed.offset);
-            let offset = self.target(&topic, partition, to, committed).await?;
-            offsets.push(NewOffset {
+            let before = committed.get(&(Arc::clone(&topic), partition)).copied();
+            let offset = self.target(&topic, partition, to, before).await?;
+            let mut offset = NewOffset {
                 topic,
                 topic_id: TopicId::ZERO,
                 partition,
@@ -108,7 +113,9 @@ impl Service {
                 leader_epoch: LeaderEpoch::NONE,
                 metadata: "".into(),
                 committed_at: None,
-            });
+            };
+            place(&image, &mut offset)?;
+            offsets.push(offset);
         }
         Ok(offsets)
     }
@@ -146,6 +153,11 @@ impl Service {
             if partitions.is_empty() {
                 let all = (0..topic.partition_count()).map(PartitionId::new);
                 places.extend(all.map(|partition| (Arc::clone(name), partition)));
+            }
+            if places.len() > MAX_PLACES {
+                let message = format!("more than {MAX_PLACES} partitions in one reset");
+                return Err(ApiError::new(ErrorCode::InvalidRequest, message)
+                    .hint("reset some topics at a time"));
             }
         }
         Ok(places)

@@ -393,6 +393,9 @@ impl ClassicGroup {
 
 /// The error for who is not, or no longer, a member.
 pub(crate) fn unknown_member(group: &str, member: &str) -> GroupError {
-    let message = format!("group {group:?} has no member {member:?}");
+    let message = match member.is_empty() {
+        true => format!("group {group:?} has members, and only they may do this"),
+        false => format!("group {group:?} has no member {member:?}"),
+    };
     GroupError::new(ErrorCode::UnknownMemberId, message)
 }

@@ -4,7 +4,7 @@
 //! later; of offsets that were committed from outside, when they were committed. Kafka also drops offsets of topics
 //! that a group with members is no longer subscribed to; here a group with members keeps everything.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use logweir_proto::{Timestamp, TopicId};
@@ -54,6 +54,8 @@ pub(in crate::coordinator::groups) struct Housekeeping {
     next_check: Option<Timestamp>,
     /// Topics that are gone, whose offsets are to go.
     deleted: Vec<(Arc<str>, TopicId)>,
+    /// What was deleted before this machine was loaded has been looked for.
+    is_swept: bool,
     /// Groups whose deletion goes on.
     deletions: VecDeque<Deletion>,
 }
@@ -86,6 +88,22 @@ impl GroupMachine {
     pub(in crate::coordinator::groups) fn start_housekeeping(&mut self, now: Now) {
         let next = later(now.wall, self.config.offsets_retention_check_interval);
         self.housekeeping.next_check = Some(next);
+    }
+
+    /// The first time after a load, looks for offsets of topics that were deleted while nobody listened here.
+    pub(in crate::coordinator::groups) fn sweep_deleted(&mut self) {
+        if std::mem::replace(&mut self.housekeeping.is_swept, true) {
+            return;
+        }
+        let deleted: BTreeSet<TopicId> = self.topics.deleted().collect();
+        let offsets = self.state.groups.values().flat_map(|group| &group.offsets);
+        let mut gone = BTreeSet::new();
+        for (topic, partitions) in offsets {
+            let ids = partitions.values().map(|offset| offset.topic_id);
+            let ids = ids.filter(|id| deleted.contains(id));
+            gone.extend(ids.map(|id| (Arc::clone(topic), id)));
+        }
+        self.housekeeping.deleted.extend(gone);
     }
 
     /// These topics are gone for good.
