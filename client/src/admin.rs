@@ -24,6 +24,7 @@ use crate::clock::wait_until;
 use crate::error::{Error, ErrorKind, Result};
 
 pub use group_offsets::{CommittedOffset, NamedPartitions, OffsetToCommit, ResetOffset, ResetTo};
+pub(crate) use groups::same_number;
 pub use groups::{
     GroupDescription, GroupFilter, GroupMember, GroupPartition, GroupState, GroupSummary, GroupType,
 };
@@ -206,7 +207,7 @@ impl From<v1::Node> for Node {
 }
 
 /// The only entry of an answer to a request about one thing.
-fn only<T>(entries: Vec<T>) -> Result<T> {
+pub(crate) fn only<T>(entries: Vec<T>) -> Result<T> {
     entries.into_iter().next().ok_or_else(|| {
         Error::new(
             ErrorKind::Broker,

@@ -22,7 +22,8 @@ use v1::topic_service_client::TopicServiceClient;
 use crate::admin::Admin;
 use crate::backoff::{Backoff, Random};
 use crate::clock::WallClock;
-use crate::config::{ClientConfig, ProducerConfig, ReaderConfig};
+use crate::config::{ClientConfig, ConsumerConfig, ProducerConfig, ReaderConfig};
+use crate::consumer::Consumer;
 use crate::error::{Error, ErrorKind, Result};
 use crate::metadata::Metadata;
 use crate::producer::Producer;
@@ -169,7 +170,29 @@ impl Client {
         Reader::open(self.with_own_connection(), config)
     }
 
-    /// Topics, configuration, offsets and the cluster.
+    /// A member of a consumer group, with the default settings.
+    ///
+    /// # Errors
+    /// See [`Self::consumer_with`].
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub fn consumer(&self, group_id: impl Into<String>) -> Result<Consumer> {
+        self.consumer_with(ConsumerConfig::new(group_id))
+    }
+
+    /// A member of a consumer group. It runs two tasks on the current tokio runtime until it is closed or dropped.
+    ///
+    /// # Errors
+    /// If the settings are not valid.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub fn consumer_with(&self, config: ConsumerConfig) -> Result<Consumer> {
+        Consumer::open(self, config)
+    }
+
+    /// Topics, configuration, offsets, groups and the cluster.
     #[must_use]
     pub fn admin(&self) -> Admin {
         Admin::new(self.clone())

@@ -1,7 +1,9 @@
-//! Settings of the client, its producer and its reader, as data: each with its default, unit and range.
+//! Settings of the client, its producer, reader and consumer, as data: each with its default, unit and range.
 //!
 //! Names are Kafka's where Kafka has the setting; serialized durations are whole milliseconds and
 //! their names end in `_ms`. `validate` reports every problem at once.
+
+mod consumer;
 
 use std::time::Duration;
 
@@ -9,6 +11,8 @@ use logweir_proto::record::Compression;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+
+pub use consumer::{ConsumerConfig, Delivery, OffsetReset};
 
 /// 1 KiB.
 const KIB: usize = 1024;
@@ -492,6 +496,8 @@ mod compression {
 
 #[cfg(test)]
 mod tests {
+    use logweir_proto::Timestamp;
+
     use super::*;
 
     fn check(result: Result<()>, expected: &[&str]) {
@@ -512,6 +518,7 @@ mod tests {
         check(ClientConfig::default().validate(), &[]);
         check(ProducerConfig::default().validate(), &[]);
         check(ReaderConfig::default().validate(), &[]);
+        check(ConsumerConfig::new("group").validate(), &[]);
     }
 
     #[test]
@@ -547,6 +554,19 @@ mod tests {
             config.validate(),
             &["fetch_max_bytes", "max_decompressed_bytes"],
         );
+        let config = ConsumerConfig {
+            max_poll_records: 0,
+            close_timeout: Duration::ZERO,
+            reader: config,
+            ..Default::default()
+        };
+        let all = [
+            "group_id",
+            "max_poll_records",
+            "close_timeout_ms",
+            "fetch_max_bytes",
+        ];
+        check(config.validate(), &all);
     }
 
     #[test]
@@ -592,6 +612,15 @@ mod tests {
                 out_of_range: OutOfRange::Latest,
                 ..Default::default()
             }
+        );
+        let consumer: ConsumerConfig = serde_json::from_str(
+            r#"{"group_id":"g","delivery":"at_most_once","auto_offset_reset":{"timestamp_ms":7}}"#,
+        )
+        .unwrap();
+        assert_eq!(consumer.delivery, Delivery::AtMostOnce);
+        assert_eq!(
+            consumer.auto_offset_reset,
+            OffsetReset::Timestamp(Timestamp::new(7))
         );
         assert!(serde_json::from_str::<ProducerConfig>(r#"{"linger":7}"#).is_err());
     }

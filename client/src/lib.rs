@@ -3,14 +3,15 @@
 //! # Where things are
 //!
 //! Everything is opened from a [`Client`], which connects anew by itself: [`Client::producer`],
-//! [`Client::reader`], [`Client::admin`]. Settings are [`ClientConfig`], [`ProducerConfig`] and
-//! [`ReaderConfig`]. Errors are one type, [`Error`], whose [`ErrorKind`] says what to do next.
+//! [`Client::consumer`], [`Client::reader`], [`Client::admin`]. Settings are [`ClientConfig`],
+//! [`ProducerConfig`], [`ConsumerConfig`] and [`ReaderConfig`]. Errors are one type, [`Error`], whose [`ErrorKind`] says what to do next.
 
 mod admin;
 mod backoff;
 mod client;
 mod clock;
 mod config;
+mod consumer;
 mod error;
 mod metadata;
 mod metrics;
@@ -29,11 +30,15 @@ pub use admin::{
 };
 pub use client::{CLIENT_ID_KEY, Client, ClientBuilder};
 pub use clock::WallClock;
-pub use config::{Acks, ClientConfig, Isolation, OutOfRange, ProducerConfig, ReaderConfig};
+pub use config::{
+    Acks, ClientConfig, ConsumerConfig, Delivery, Isolation, OffsetReset, OutOfRange,
+    ProducerConfig, ReaderConfig,
+};
+pub use consumer::{CommitFuture, Consumer, ConsumerHandle, RebalanceFuture, RebalanceListener};
 pub use error::{Error, ErrorKind, Result};
 pub use logweir_proto::record::{Compression, RecordHeader, TimestampType};
 pub use logweir_proto::{ErrorCode, LeaderEpoch, NodeId, Offset, PartitionId, Timestamp, TopicId};
-pub use metrics::{ProducerMetrics, ReaderMetrics};
+pub use metrics::{ConsumerMetrics, ProducerMetrics, ReaderMetrics};
 pub use producer::{DeliveryFuture, Producer, ProducerRecord, RecordMetadata};
 pub use reader::{ConsumerRecord, FetchedBatch, Reader, StartAt};
 pub use topic_partition::TopicPartition;

@@ -89,3 +89,35 @@ metrics! {
         offset_resets,
     }
 }
+
+metrics! {
+    /// What a consumer has done since it was opened. What it fetched is in its [`ReaderMetrics`].
+    ConsumerMetrics, ConsumerCounters {
+        /// Records handed out.
+        records,
+        /// Heartbeats sent.
+        heartbeats,
+        /// Streams of heartbeats opened to the broker.
+        connections_opened,
+        /// Streams of heartbeats that broke.
+        connections_lost,
+        /// Times it became a member of the group.
+        joins,
+        /// Times the group changed what it is to read.
+        rebalances,
+        /// Partitions it was given.
+        partitions_assigned,
+        /// Partitions it let go of.
+        partitions_revoked,
+        /// Partitions it lost because it was removed from the group.
+        partitions_lost,
+        /// Commits that succeeded.
+        commits,
+        /// Commits that failed, with one or more of their partitions.
+        commits_failed,
+        /// Requests to commit that were sent again.
+        commits_retried,
+        /// Partitions committed.
+        offsets_committed,
+    }
+}

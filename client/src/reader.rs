@@ -17,7 +17,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use logweir_proto::{Offset, PartitionId, Timestamp};
+use logweir_proto::{LeaderEpoch, Offset, PartitionId, Timestamp, TopicId};
 use tokio_stream::Stream;
 
 use self::assignment::{Assignment, Decoded, End, Position};
@@ -87,6 +87,27 @@ struct Current {
     place: TopicPartition,
     batch: FetchedBatch,
     records: std::vec::IntoIter<logweir_proto::record::Record>,
+}
+
+impl From<FetchedBatch> for Current {
+    fn from(mut batch: FetchedBatch) -> Self {
+        let records = std::mem::take(&mut batch.records).into_iter();
+        Self {
+            place: TopicPartition::new(Arc::clone(&batch.topic), batch.partition),
+            batch,
+            records,
+        }
+    }
+}
+
+/// Records that can be handed out.
+pub(crate) struct Chunk {
+    pub(crate) place: TopicPartition,
+    pub(crate) last_offset: Offset,
+    /// Where reading goes on after them.
+    pub(crate) next_offset: Offset,
+    pub(crate) leader_epoch: LeaderEpoch,
+    pub(crate) count: usize,
 }
 
 impl Reader {
@@ -288,24 +309,101 @@ impl Reader {
                 if let Some(record) = current.records.next() {
                     let topic = Arc::clone(&current.place.topic);
                     let partition = current.place.partition;
-                    return Poll::Ready(Some(Ok(ConsumerRecord::new(topic, partition, record))));
+                    let epoch = current.batch.leader_epoch;
+                    let record = ConsumerRecord::new(topic, partition, epoch, record);
+                    return Poll::Ready(Some(Ok(record)));
                 }
                 self.current = None;
             }
             match std::task::ready!(self.poll_batch(context)) {
-                Some(Ok(mut batch)) => {
-                    let records = std::mem::take(&mut batch.records).into_iter();
-                    let place = TopicPartition::new(Arc::clone(&batch.topic), batch.partition);
-                    self.current = Some(Current {
-                        place,
-                        batch,
-                        records,
-                    });
-                }
+                Some(Ok(batch)) => self.current = Some(batch.into()),
                 Some(Err(error)) => return Poll::Ready(Some(Err(error))),
                 None => return Poll::Ready(None),
             }
         }
+    }
+
+    /// Waits until there are records to [`Self::take`]; `None` once there will be no more.
+    pub(crate) fn poll_fill(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<()>>> {
+        if self.peek(1, Offset::MAX).is_some() {
+            return Poll::Ready(Some(Ok(())));
+        }
+        self.current = None;
+        let filled = std::task::ready!(self.poll_batch(context));
+        Poll::Ready(filled.map(|filled| filled.map(|batch| self.current = Some(batch.into()))))
+    }
+
+    /// What [`Self::take`] would hand out.
+    pub(crate) fn peek(&self, max: usize, below: Offset) -> Option<Chunk> {
+        let current = self.current.as_ref()?;
+        let records = current.records.as_slice();
+        let count = records[..records.len().min(max)].partition_point(|r| r.offset < below);
+        let next_offset = match records.get(count) {
+            Some(next) => next.offset,
+            None => current.batch.next_offset,
+        };
+        Some(Chunk {
+            place: current.place.clone(),
+            last_offset: records[..count].last()?.offset,
+            next_offset,
+            leader_epoch: current.batch.leader_epoch,
+            count,
+        })
+    }
+
+    /// The first records of the batch that is being handed out: up to `max`, and only those below an offset.
+    pub(crate) fn take(&mut self, max: usize, below: Offset) -> Option<(Chunk, FetchedBatch)> {
+        let chunk = self.peek(max, below)?;
+        let current = self.current.as_mut()?;
+        let records = current.records.by_ref().take(chunk.count).collect();
+        let taken = FetchedBatch {
+            records,
+            next_offset: chunk.next_offset,
+            ..current.batch.clone()
+        };
+        if current.records.as_slice().is_empty() {
+            self.current = None;
+        }
+        Some((chunk, taken))
+    }
+
+    /// Like [`Self::assign`], with what is known of the partition: the topic's id, and the leader epoch of the record
+    /// before the start.
+    ///
+    /// # Errors
+    /// As [`Self::assign`].
+    pub(crate) fn assign_known(
+        &mut self,
+        place: &TopicPartition,
+        start: StartAt,
+        leader_epoch: LeaderEpoch,
+        topic_id: TopicId,
+    ) -> Result<()> {
+        self.assign(Arc::clone(&place.topic), place.partition, start)?;
+        let assignment = self.assigned(place)?;
+        assignment.read_epoch = leader_epoch;
+        assignment.topic_id = Some(topic_id).filter(|id| *id != TopicId::ZERO);
+        Ok(())
+    }
+
+    /// Does not read a partition until it is sought, and says why.
+    pub(crate) fn refuse(&mut self, place: &TopicPartition, why: Error) {
+        if let Some(assignment) = self.partitions.get_mut(place) {
+            assignment.failure = Some(why.clone());
+            self.errors.push_back(why);
+            self.link.renew();
+        }
+    }
+
+    /// Hands an error out with the next poll.
+    pub(crate) fn give_back(&mut self, error: Error) {
+        self.errors.push_back(error);
+    }
+
+    /// Whether a partition is paused; none if it is not assigned.
+    pub(crate) fn is_paused(&self, place: &TopicPartition) -> Option<bool> {
+        let assignment = self.partitions.get(place)?;
+        Some(assignment.paused)
     }
 
     fn poll_batch(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<FetchedBatch>>> {

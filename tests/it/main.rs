@@ -11,6 +11,7 @@
 
 mod bench;
 mod compaction;
+mod consumer;
 mod contract;
 mod crashes;
 mod embedding;

@@ -378,7 +378,7 @@ pub(super) fn outcome_of(error: Option<&v1::Error>) -> Result<()> {
 }
 
 /// Checks that there is an answer to everything that was asked.
-pub(super) fn same_number<T>(asked: usize, entries: Vec<T>) -> Result<Vec<T>> {
+pub(crate) fn same_number<T>(asked: usize, entries: Vec<T>) -> Result<Vec<T>> {
     if entries.len() == asked {
         return Ok(entries);
     }

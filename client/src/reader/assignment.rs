@@ -237,6 +237,7 @@ impl Assignment {
             topic: std::sync::Arc::clone(&place.topic),
             partition: place.partition,
             records,
+            leader_epoch: header.leader_epoch,
             timestamp_type: header.attributes.timestamp_type(),
             high_watermark,
             next_offset,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use logweir_proto::record::{Record, RecordHeader, TimestampType};
-use logweir_proto::{Offset, PartitionId, Timestamp};
+use logweir_proto::{LeaderEpoch, Offset, PartitionId, Timestamp};
 
 /// A record read. Key, value and headers are slices of the batch it came in, and keep it in memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,6 +16,8 @@ pub struct ConsumerRecord {
     pub partition: PartitionId,
     /// The record's offset.
     pub offset: Offset,
+    /// The term of the leader that wrote it.
+    pub leader_epoch: LeaderEpoch,
     /// Milliseconds since 1970-01-01 UTC.
     pub timestamp: Timestamp,
     /// The key; none is not the same as empty.
@@ -27,7 +29,12 @@ pub struct ConsumerRecord {
 }
 
 impl ConsumerRecord {
-    pub(crate) fn new(topic: Arc<str>, partition: PartitionId, record: Record) -> Self {
+    pub(crate) fn new(
+        topic: Arc<str>,
+        partition: PartitionId,
+        leader_epoch: LeaderEpoch,
+        record: Record,
+    ) -> Self {
         let Record {
             offset,
             timestamp,
@@ -39,6 +46,7 @@ impl ConsumerRecord {
             topic,
             partition,
             offset,
+            leader_epoch,
             timestamp,
             key,
             value,
@@ -57,6 +65,8 @@ pub struct FetchedBatch {
     pub partition: PartitionId,
     /// The records in the order of their offsets; at least one.
     pub records: Vec<Record>,
+    /// The term of the leader that wrote the batch.
+    pub leader_epoch: LeaderEpoch,
     /// Who stamped the records.
     pub timestamp_type: TimestampType,
     /// The partition's high watermark when the batch was sent; the distance to it is the lag.
@@ -72,8 +82,8 @@ impl IntoIterator for FetchedBatch {
     type IntoIter = Box<dyn Iterator<Item = ConsumerRecord> + Send>;
 
     fn into_iter(self) -> Self::IntoIter {
-        let (topic, partition) = (self.topic, self.partition);
-        let named = move |record| ConsumerRecord::new(Arc::clone(&topic), partition, record);
+        let (topic, partition, epoch) = (self.topic, self.partition, self.leader_epoch);
+        let named = move |record| ConsumerRecord::new(Arc::clone(&topic), partition, epoch, record);
         Box::new(self.records.into_iter().map(named))
     }
 }

@@ -1,0 +1,681 @@
+//! The group consumer: reads what its group gives it, and says how far it has come.
+//!
+//! Two tasks speak with the group: one keeps the membership, one commits. Reading, and the moving of partitions, happens
+//! while the consumer is polled, step by step, so that a dropped call loses no progress. What they share is
+//! [`member::State`].
+
+mod commits;
+mod handle;
+mod heartbeat;
+mod listener;
+mod member;
+mod partitions;
+mod rebalance;
+
+use std::fmt;
+use std::future::poll_fn;
+use std::ops::Deref;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use logweir_proto::{ErrorCode, LeaderEpoch, Offset};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout_at};
+use tokio_stream::Stream;
+
+use self::listener::Listener;
+use self::member::{Phase, Shared, Subscription};
+use self::partitions::Position;
+use self::rebalance::Start;
+use crate::client::Client;
+use crate::config::{ConsumerConfig, Delivery, OffsetReset};
+use crate::error::{Error, ErrorKind, Result};
+use crate::metrics::ReaderMetrics;
+use crate::reader::{ConsumerRecord, FetchedBatch, Reader, StartAt};
+use crate::topic_partition::TopicPartition;
+
+pub use self::commits::CommitFuture;
+pub use self::handle::ConsumerHandle;
+pub use self::listener::{RebalanceFuture, RebalanceListener};
+
+type Call<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// A member of a consumer group: reads the partitions that the group gives it, and commits how far it has come.
+///
+/// Records come by [`Self::next`], [`Self::next_batch`], [`Self::poll`], or as a [`Stream`]. All that a
+/// [`ConsumerHandle`] can do, a consumer can: mark, commit, seek, pause. Partitions are taken over and let go of while it
+/// is polled; one that is not polled for `max_poll_interval` loses its partitions to the others.
+///
+/// Dropping it leaves the group without committing; [`Self::close`] commits first.
+///
+/// ```no_run
+/// # async fn example(client: logweir_client::Client) -> logweir_client::Result<()> {
+/// let mut consumer = client.consumer("billing")?;
+/// consumer.subscribe(["flights"])?;
+/// loop {
+///     let record = consumer.next().await?;
+///     println!("{}-{} {}", record.topic, record.partition, record.offset);
+/// }
+/// # }
+/// ```
+pub struct Consumer {
+    handle: ConsumerHandle,
+    client: Client,
+    reader: Reader,
+    listener: Listener,
+    step: Step,
+    /// At most once: what may be handed out because it is committed, up to this offset (exclusive).
+    ahead: Option<(TopicPartition, Offset)>,
+    /// When to look next whether there is more to commit than what was handed out.
+    next_settle: Instant,
+    tasks: Option<[JoinHandle<()>; 2]>,
+}
+
+/// What has to be finished before anything is handed out.
+enum Step {
+    None,
+    LettingGo(Vec<TopicPartition>, Call<(Listener, Result<()>)>),
+    Losing(Call<Listener>),
+    Finding(Call<Result<Vec<Start>>>),
+    Welcoming(Call<Listener>),
+    /// At most once: before these records are handed out.
+    Committing(CommitFuture, TopicPartition, Offset),
+}
+
+impl Step {
+    /// Whether the application is at work, and not waiting for records.
+    const fn is_in_listener(&self) -> bool {
+        matches!(
+            self,
+            Self::LettingGo(..) | Self::Losing(_) | Self::Welcoming(_)
+        )
+    }
+}
+
+impl Consumer {
+    pub(crate) fn open(client: &Client, config: ConsumerConfig) -> Result<Self> {
+        config.validate()?;
+        let reader = Reader::open(client.with_own_connection(), config.reader_config())?;
+        let client = client.with_own_connection();
+        let shared = Arc::new(Shared::new(config));
+        let heartbeats = heartbeat::run(Arc::clone(&shared), client.clone());
+        let commits = commits::run(Arc::clone(&shared), client.clone());
+        Ok(Self {
+            handle: ConsumerHandle { shared },
+            client,
+            reader,
+            listener: None,
+            step: Step::None,
+            ahead: None,
+            next_settle: Instant::now(),
+            tasks: Some([tokio::spawn(heartbeats), tokio::spawn(commits)]),
+        })
+    }
+
+    /// Reads these topics from now on, and no others. Topics that do not exist yet are read once they do.
+    ///
+    /// # Errors
+    /// If the consumer was put out of its group for good.
+    pub fn subscribe(&mut self, topics: impl IntoIterator<Item = impl Into<String>>) -> Result<()> {
+        let topics = topics.into_iter().map(Into::into).collect();
+        self.handle.shared.subscribe(Subscription::Topics(topics))
+    }
+
+    /// Reads all topics from now on whose whole names match a pattern, now or later (RE2's syntax, as Kafka's KIP-848).
+    ///
+    /// # Errors
+    /// If the consumer was put out of its group for good. That a pattern is not valid shows when it is polled.
+    pub fn subscribe_pattern(&mut self, pattern: impl Into<String>) -> Result<()> {
+        let pattern = Subscription::Pattern(pattern.into());
+        self.handle.shared.subscribe(pattern)
+    }
+
+    /// Has a listener called when partitions come and go.
+    pub fn set_listener(&mut self, listener: impl RebalanceListener) {
+        self.listener = Some(Box::new(listener));
+    }
+
+    /// For use elsewhere: in handlers and other tasks.
+    #[must_use]
+    pub fn handle(&self) -> ConsumerHandle {
+        self.handle.clone()
+    }
+
+    /// The next record; waits until there is one. Safe to drop and call again.
+    ///
+    /// # Errors
+    /// Of kind [`Retriable`](ErrorKind::Retriable) if the broker could not be reached for `retry_timeout`: call it again
+    /// to go on trying. Others are about one partition, which is not read until it is sought or assigned anew, or about
+    /// the membership: then it cannot be a member as it is.
+    pub async fn next(&mut self) -> Result<ConsumerRecord> {
+        poll_fn(|context| self.poll_record(context)).await
+    }
+
+    /// Like [`Self::next`], but up to `max_poll_records` records of one batch at once, which is cheaper.
+    ///
+    /// # Errors
+    /// As [`Self::next`].
+    pub async fn next_batch(&mut self) -> Result<FetchedBatch> {
+        let max = self.config().max_poll_records;
+        poll_fn(|context| self.poll_chunk(context, max)).await
+    }
+
+    /// Up to `max_poll_records` records, of as many partitions as have some now; none if there are none within `timeout`.
+    ///
+    /// # Errors
+    /// As [`Self::next`].
+    pub async fn poll(&mut self, timeout: Duration) -> Result<Vec<ConsumerRecord>> {
+        let until = Instant::now() + timeout;
+        let Ok(first) = timeout_at(until, self.next_batch()).await else {
+            return Ok(Vec::new());
+        };
+        let mut records: Vec<ConsumerRecord> = first?.into_iter().collect();
+        let max = self.config().max_poll_records;
+        // What is committed before it is handed out is handed out one commit at a time.
+        while records.len() < max && self.config().delivery == Delivery::AtLeastOnce {
+            let left = max - records.len();
+            // An error comes back with the next poll.
+            match poll_fn(|context| Poll::Ready(self.poll_more(context, left))).await {
+                Some(batch) => records.extend(batch),
+                None => break,
+            }
+        }
+        Ok(records)
+    }
+
+    /// The offset of the next record to be handed out; none while it is not known, or if the partition is not owned.
+    #[must_use]
+    pub fn position(&self, place: &TopicPartition) -> Option<Offset> {
+        let state = self.handle.shared.lock();
+        match state.partitions.get(place)?.seek {
+            Some(StartAt::Offset(offset)) => Some(offset),
+            Some(_) => None,
+            None => self.reader.position(place),
+        }
+    }
+
+    /// How many offsets there are from the position to the end of a partition as the broker told it last; none while it
+    /// is not known.
+    #[must_use]
+    pub fn lag(&self, place: &TopicPartition) -> Option<u64> {
+        let end = self.reader.high_watermark(place)?.get();
+        let position = self.position(place)?.get();
+        Some(u64::try_from(end.saturating_sub(position)).unwrap_or(0))
+    }
+
+    /// What was fetched so far.
+    #[must_use]
+    pub fn reader_metrics(&self) -> ReaderMetrics {
+        self.reader.metrics()
+    }
+
+    /// Leaves the group: with automatic commits, what was handed out is committed; the listener is told; then the
+    /// group is. A static member's partitions are kept for it until its session times out.
+    ///
+    /// # Errors
+    /// If not everything was committed, or the group could not be told, within `close_timeout`.
+    pub async fn close(mut self) -> Result<()> {
+        let until = Instant::now() + self.config().close_timeout;
+        self.settle();
+        let auto_mark = self.config().auto_mark;
+        self.handle.shared.lock().partitions.come_back(auto_mark);
+        let let_go = timeout_at(until, self.let_go_of_all()).await;
+        let let_go = let_go.unwrap_or_else(|_| {
+            Err(Error::timed_out(
+                "what was marked was not committed in time",
+            ))
+        });
+        self.end(until);
+        let mut left = Ok(());
+        if let Some(tasks) = self.tasks.take() {
+            for task in tasks {
+                // A little more than they have, so that they say themselves what took so long.
+                let grace = until + Duration::from_secs(1);
+                let _ = timeout_at(grace, task).await;
+            }
+        }
+        if let Some(farewell) = self.handle.shared.lock().farewell.take() {
+            left = farewell;
+        }
+        let_go.and(left)
+    }
+
+    async fn let_go_of_all(&mut self) -> Result<()> {
+        while !matches!(self.step, Step::None) {
+            // Whatever it was, it is over.
+            let _ = poll_fn(|context| self.poll_step(context)).await;
+        }
+        let (places, is_lost) = {
+            let state = self.handle.shared.lock();
+            let places: Vec<_> = state
+                .partitions
+                .iter()
+                .map(|(place, _)| place.clone())
+                .collect();
+            (
+                places,
+                matches!(state.phase, Phase::Lost(_) | Phase::Failed(_)),
+            )
+        };
+        let (handle, listener) = (self.handle.clone(), self.listener.take());
+        if is_lost {
+            rebalance::lose(handle, listener, places).await;
+            return Ok(());
+        }
+        if places.is_empty() {
+            return self.handle.commit().await;
+        }
+        rebalance::let_go(handle, listener, places).await.1
+    }
+
+    fn end(&self, until: Instant) {
+        let shared = &self.handle.shared;
+        shared.lock().ending = Some(until);
+        shared.commit.notify_one();
+        shared.beat.notify_one();
+    }
+
+    fn config(&self) -> &ConsumerConfig {
+        &self.handle.shared.config
+    }
+
+    fn is_at_most_once(&self) -> bool {
+        self.config().delivery == Delivery::AtMostOnce
+    }
+
+    fn poll_record(&mut self, context: &mut Context<'_>) -> Poll<Result<ConsumerRecord>> {
+        loop {
+            let batch = ready!(self.poll_chunk(context, 1))?;
+            // A chunk has at least one record.
+            if let Some(record) = batch.into_iter().next() {
+                return Poll::Ready(Ok(record));
+            }
+        }
+    }
+
+    /// The application has come back for more.
+    fn poll_chunk(&mut self, context: &mut Context<'_>, max: usize) -> Poll<Result<FetchedBatch>> {
+        let auto_mark = self.config().auto_mark;
+        {
+            let mut state = self.handle.shared.lock();
+            // First the waker: what changes from here on wakes.
+            state.wake_later(context.waker());
+            state.polled |= !self.step.is_in_listener();
+            state.partitions.come_back(auto_mark);
+        }
+        self.handle.shared.commit_if_many();
+        loop {
+            ready!(self.poll_step(context))?;
+            self.carry_out_orders();
+            if let Some(batch) = self.take_ahead(max) {
+                return Poll::Ready(Ok(batch));
+            }
+            if self.begin_step()? {
+                continue;
+            }
+            match self.reader.poll_fill(context) {
+                Poll::Ready(Some(Ok(()))) if self.is_at_most_once() => self.commit_ahead(),
+                Poll::Ready(Some(Ok(()))) => {
+                    if let Some(batch) = self.take(max, Offset::MAX) {
+                        return Poll::Ready(Ok(batch));
+                    }
+                }
+                Poll::Ready(Some(Err(error))) => {
+                    if !self.drop_if_gone(&error) {
+                        return Poll::Ready(Err(error));
+                    }
+                }
+                // Without partitions, or with all of them failed, there is nothing to come from the reader.
+                Poll::Ready(None) | Poll::Pending => {
+                    self.settle_now_and_then();
+                    return Poll::Pending;
+                }
+            }
+        }
+    }
+
+    /// More of what has arrived, if it is not time for anything else.
+    fn poll_more(&mut self, context: &mut Context<'_>, max: usize) -> Option<FetchedBatch> {
+        let state = self.handle.shared.lock();
+        if state.unsettled || !matches!(state.phase, Phase::Member) {
+            return None;
+        }
+        drop(state);
+        self.carry_out_orders();
+        match self.reader.poll_fill(context) {
+            Poll::Ready(Some(Ok(()))) => self.take(max, Offset::MAX),
+            Poll::Ready(Some(Err(error))) => {
+                self.reader.give_back(error);
+                None
+            }
+            _ => None,
+        }
+    }
+
+    fn take(&mut self, max: usize, below: Offset) -> Option<FetchedBatch> {
+        let (chunk, batch) = self.reader.take(max, below)?;
+        let count = chunk.count as u64;
+        let next = Position {
+            offset: chunk.next_offset,
+            leader_epoch: chunk.leader_epoch,
+        };
+        let mut state = self.handle.shared.lock();
+        if state.partitions.get(&chunk.place).is_none() {
+            drop(state);
+            self.reader.unassign(&chunk.place);
+            return None;
+        }
+        state
+            .partitions
+            .hand_out(&chunk.place, chunk.last_offset, next, count);
+        self.handle.shared.counters.records.add(count);
+        Some(batch)
+    }
+
+    /// What may be handed out because it is committed already; it comes before anything else, since nobody else will see
+    /// it.
+    fn take_ahead(&mut self, max: usize) -> Option<FetchedBatch> {
+        let (place, end) = self.ahead.as_ref()?;
+        let fits = self.reader.peek(1, *end);
+        let end = fits.filter(|chunk| chunk.place == *place).map(|_| *end);
+        let batch = end.and_then(|end| self.take(max, end));
+        if batch.is_none() {
+            self.ahead = None;
+        }
+        batch
+    }
+
+    /// At most once: commits what has arrived before it is handed out.
+    fn commit_ahead(&mut self) {
+        let max = self.config().max_poll_records;
+        let Some(chunk) = self.reader.peek(max, Offset::MAX) else {
+            return;
+        };
+        let to = Position {
+            offset: chunk.next_offset,
+            leader_epoch: chunk.leader_epoch,
+        };
+        let shared = &self.handle.shared;
+        let mut state = shared.lock();
+        let Some(entry) = state.partitions.take_position(&chunk.place, to) else {
+            drop(state);
+            self.reader.unassign(&chunk.place);
+            return;
+        };
+        let until = Instant::now() + shared.config.commit_timeout;
+        let outcome = state.queue.push(vec![entry], until, false);
+        drop(state);
+        shared.commit.notify_one();
+        self.step = Step::Committing(outcome, chunk.place, chunk.next_offset);
+    }
+
+    /// Finishes the step that is under way.
+    fn poll_step(&mut self, context: &mut Context<'_>) -> Poll<Result<()>> {
+        match &mut self.step {
+            Step::None => {}
+            Step::LettingGo(_, call) => {
+                let (listener, _) = ready!(call.as_mut().poll(context));
+                self.listener = listener;
+                self.has_let_go();
+            }
+            Step::Losing(call) => {
+                self.listener = ready!(call.as_mut().poll(context));
+                self.step = Step::None;
+                self.has_lost();
+            }
+            Step::Finding(call) => {
+                let starts = ready!(call.as_mut().poll(context));
+                self.step = Step::None;
+                return Poll::Ready(starts.and_then(|starts| self.take_over(starts)));
+            }
+            Step::Welcoming(call) => {
+                self.listener = ready!(call.as_mut().poll(context));
+                self.step = Step::None;
+            }
+            Step::Committing(outcome, ..) => {
+                let outcome = ready!(Pin::new(outcome).poll(context));
+                return Poll::Ready(self.committed_ahead(outcome));
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Begins what has to be done before more is handed out. Returns whether there is anything.
+    fn begin_step(&mut self) -> Result<bool> {
+        let mut state = self.handle.shared.lock();
+        match &state.phase {
+            Phase::Idle => {
+                let error = Error::invalid("the consumer is not subscribed to anything");
+                return Err(error.with_action("subscribe first"));
+            }
+            Phase::Left => return Err(Error::closed("consumer")),
+            Phase::Lost(_) | Phase::Failed(_) if !state.partitions.is_empty() => {
+                let places = state.partitions.iter().map(|(place, _)| place.clone());
+                let places = places.collect();
+                drop(state);
+                let call = rebalance::lose(self.handle.clone(), self.listener.take(), places);
+                self.step = Step::Losing(Box::pin(call));
+                return Ok(true);
+            }
+            Phase::Lost(_) => {
+                state.phase = Phase::Joining;
+                self.handle.shared.beat.notify_one();
+            }
+            Phase::Failed(error) => return Err(error.clone()),
+            Phase::Joining | Phase::Member => {}
+        }
+        if let Some(trouble) = state.trouble.take() {
+            return Err(trouble);
+        }
+        if !state.unsettled {
+            return Ok(false);
+        }
+        let gone = state.to_revoke();
+        let come = state.to_add();
+        state.unsettled = !(gone.is_empty() && come.is_empty());
+        drop(state);
+        if !gone.is_empty() {
+            let (handle, listener) = (self.handle.clone(), self.listener.take());
+            let call = rebalance::let_go(handle, listener, gone.clone());
+            self.step = Step::LettingGo(gone, Box::pin(call));
+        } else if !come.is_empty() {
+            let shared = Arc::clone(&self.handle.shared);
+            let call = rebalance::find(shared, self.client.clone(), come);
+            self.step = Step::Finding(Box::pin(call));
+        }
+        Ok(!matches!(self.step, Step::None))
+    }
+
+    fn has_let_go(&mut self) {
+        let Step::LettingGo(places, _) = std::mem::replace(&mut self.step, Step::None) else {
+            return;
+        };
+        let shared = &self.handle.shared;
+        let mut state = shared.lock();
+        for place in &places {
+            state.partitions.remove(place);
+            self.reader.unassign(place);
+        }
+        state.owned_changed();
+        drop(state);
+        shared.counters.partitions_revoked.add_usize(places.len());
+        shared.beat.notify_one();
+    }
+
+    fn has_lost(&mut self) {
+        let lost = self.handle.shared.lock().partitions.clear();
+        for place in &lost {
+            self.reader.unassign(place);
+        }
+        let counters = &self.handle.shared.counters;
+        counters.partitions_lost.add_usize(lost.len());
+        self.ahead = None;
+    }
+
+    /// Begins to read partitions, those of them that are still to be read.
+    fn take_over(&mut self, starts: Vec<Start>) -> Result<()> {
+        let shared = Arc::clone(&self.handle.shared);
+        let mut state = shared.lock();
+        let wanted = state.to_add();
+        let mut places = Vec::new();
+        for start in starts {
+            if wanted.get(&start.place) != Some(&start.topic_id) {
+                continue;
+            }
+            self.read_from(&start)?;
+            let committed = start.committed.map(|committed| committed.offset);
+            let place = start.place.clone();
+            state.partitions.add(start.place, start.topic_id, committed);
+            places.push(place);
+        }
+        if places.is_empty() {
+            return Ok(());
+        }
+        state.owned_changed();
+        drop(state);
+        shared.counters.partitions_assigned.add_usize(places.len());
+        shared.beat.notify_one();
+        let listener = self.listener.take();
+        if listener.is_some() {
+            let call = rebalance::welcome(self.handle.clone(), listener, places);
+            self.step = Step::Welcoming(Box::pin(call));
+        }
+        Ok(())
+    }
+
+    fn read_from(&mut self, start: &Start) -> Result<()> {
+        let (at, epoch) = match (start.committed, self.config().auto_offset_reset) {
+            (Some(committed), _) => (StartAt::Offset(committed.offset), committed.leader_epoch),
+            (None, OffsetReset::Earliest | OffsetReset::Error) => {
+                (StartAt::Earliest, LeaderEpoch::NONE)
+            }
+            (None, OffsetReset::Latest) => (StartAt::Latest, LeaderEpoch::NONE),
+            (None, OffsetReset::Timestamp(time)) => (StartAt::Timestamp(time), LeaderEpoch::NONE),
+        };
+        self.reader
+            .assign_known(&start.place, at, epoch, start.topic_id)?;
+        if start.committed.is_none() && self.config().auto_offset_reset == OffsetReset::Error {
+            let place = &start.place;
+            let message = "the group has committed nothing for this partition";
+            let error = Error::new(ErrorKind::Data, message)
+                .of_partition(Arc::clone(&place.topic), place.partition)
+                .with_action("seek to where it is to begin");
+            self.reader.refuse(place, error);
+        }
+        Ok(())
+    }
+
+    fn committed_ahead(&mut self, outcome: Result<()>) -> Result<()> {
+        let Step::Committing(_, place, end) = std::mem::replace(&mut self.step, Step::None) else {
+            return Ok(());
+        };
+        let Err(error) = outcome else {
+            self.ahead = Some((place, end));
+            return Ok(());
+        };
+        let state = self.handle.shared.lock();
+        let is_member = matches!(state.phase, Phase::Member);
+        // What is to be done about that is found out next.
+        if !is_member || state.unsettled || state.partitions.get(&place).is_none() {
+            return Ok(());
+        }
+        Err(error)
+    }
+
+    /// Tells the reader where to go on, and what to leave.
+    fn carry_out_orders(&mut self) {
+        let mut state = self.handle.shared.lock();
+        if !std::mem::take(&mut state.partitions.has_orders) {
+            return;
+        }
+        for (place, owned) in state.partitions.iter_mut() {
+            if let Some(to) = owned.seek.take() {
+                let known = self.reader.seek(place, to);
+                if known.is_err() {
+                    // It was taken from the reader because there was no such topic.
+                    tracing::debug!(topic = %place.topic, partition = %place.partition, "sought, and is gone");
+                }
+                self.ahead = self.ahead.take().filter(|(ahead, _)| ahead != place);
+            }
+            let moved = match self.reader.is_paused(place) {
+                Some(paused) if paused != owned.paused => match owned.paused {
+                    true => self.reader.pause(place),
+                    false => self.reader.resume(place),
+                },
+                _ => Ok(()),
+            };
+            debug_assert!(moved.is_ok(), "it is assigned");
+        }
+    }
+
+    /// Whether an error only says that a topic is gone: the group will take its partitions away.
+    fn drop_if_gone(&mut self, error: &Error) -> bool {
+        let is_gone = matches!(
+            error.code(),
+            Some(
+                ErrorCode::UnknownTopicOrPartition
+                    | ErrorCode::UnknownTopicId
+                    | ErrorCode::InconsistentTopicId
+            )
+        );
+        match (error.topic(), error.partition()) {
+            (Some(topic), Some(partition)) if is_gone => {
+                tracing::debug!(%error, "a topic that is read is gone");
+                self.reader.unassign(&TopicPartition::new(topic, partition));
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn settle_now_and_then(&mut self) {
+        let now = Instant::now();
+        if now >= self.next_settle {
+            self.next_settle = now + self.config().auto_commit_interval;
+            self.settle();
+        }
+    }
+
+    /// Marks what is behind the last record and is not shown.
+    fn settle(&self) {
+        if !self.is_at_most_once() {
+            let mut state = self.handle.shared.lock();
+            state.partitions.settle(|place| self.reader.position(place));
+        }
+    }
+}
+
+impl Deref for Consumer {
+    type Target = ConsumerHandle;
+
+    fn deref(&self) -> &ConsumerHandle {
+        &self.handle
+    }
+}
+
+impl Stream for Consumer {
+    type Item = Result<ConsumerRecord>;
+
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.get_mut().poll_record(context).map(Some)
+    }
+}
+
+impl Drop for Consumer {
+    fn drop(&mut self) {
+        if self.tasks.is_some() {
+            self.end(Instant::now() + self.config().close_timeout);
+        }
+    }
+}
+
+impl fmt::Debug for Consumer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Consumer")
+            .field("handle", &self.handle)
+            .field("metrics", &self.metrics())
+            .finish_non_exhaustive()
+    }
+}
