@@ -102,7 +102,7 @@ impl Admin {
     /// If the broker cannot be reached or refuses.
     pub async fn describe_cluster(&self) -> Result<ClusterDescription> {
         let cluster = self
-            .read(async || {
+            .read(|| async {
                 let mut service = self.client.cluster_service();
                 let call = service.describe_cluster(v1::DescribeClusterRequest {});
                 self.client
@@ -126,7 +126,13 @@ impl Admin {
     }
 
     /// Repeats a call that changes nothing, while it fails in a passing way, until `request_timeout` is up.
-    async fn read<T>(&self, mut call: impl AsyncFnMut() -> Result<T>) -> Result<T> {
+    ///
+    /// Takes a closure that makes futures, not an async closure: with those, the compiler cannot see that the calls' own
+    /// futures may move between threads.
+    async fn read<T, F: Future<Output = Result<T>>>(
+        &self,
+        mut call: impl FnMut() -> F,
+    ) -> Result<T> {
         let deadline = Instant::now() + self.client.config().request_timeout;
         let mut backoff = self.client.backoff();
         loop {

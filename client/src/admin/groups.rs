@@ -254,7 +254,7 @@ impl Admin {
                 limit: 0,
             };
             let page = self
-                .read(async || {
+                .read(|| async {
                     let mut service = self.client.group_service();
                     let call = service.list_groups(request.clone());
                     self.client

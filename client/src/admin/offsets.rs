@@ -64,7 +64,7 @@ impl Admin {
         wanted: Vec<(TopicPartition, OffsetSpec)>,
         isolation: Isolation,
     ) -> Result<Vec<Result<ListedOffset>>> {
-        self.read(async || look_up(&self.client, &wanted, isolation).await)
+        self.read(|| look_up(&self.client, &wanted, isolation))
             .await
     }
 

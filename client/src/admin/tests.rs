@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use logweir_proto::{ErrorCode, Offset, PartitionId, Timestamp};
 
-use super::{ConfigChanges, ConfigSource, NewTopic, OffsetSpec};
+use super::{ConfigChanges, ConfigSource, GroupFilter, NewTopic, OffsetSpec};
 use crate::config::Isolation;
 use crate::error::ErrorKind;
 use crate::mock::MockBroker;
@@ -184,4 +184,20 @@ async fn an_address_that_is_not_valid_or_answers_nobody_is_an_error_that_names_i
         .unwrap();
     let error = client.admin().list_topics().await.unwrap_err();
     assert!(error.to_string().contains(&free.to_string()), "{error}");
+}
+
+#[tokio::test]
+async fn calls_can_be_made_in_tasks_of_their_own() {
+    let admin = MockBroker::new().with_topic("t", 1).client().admin();
+    // That this compiles is the point: what is spawned has to be free to move between threads.
+    let task = tokio::spawn(async move {
+        admin.describe_cluster().await?;
+        admin.list_topics().await?;
+        admin.describe_topics(&["t"]).await?;
+        admin.describe_config("t").await?;
+        let at = OffsetSpec::Latest;
+        admin.list_offset("t", PartitionId::new(0), at).await?;
+        admin.list_groups(GroupFilter::default()).await
+    });
+    task.await.unwrap().unwrap();
 }

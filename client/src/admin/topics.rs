@@ -261,7 +261,7 @@ impl Admin {
                 .map(|topic| topic.name.clone())
                 .unwrap_or_default();
             let page = self
-                .read(async || {
+                .read(|| async {
                     let mut service = self.client.topic_service();
                     let call = service.list_topics(v1::ListTopicsRequest {
                         prefix: prefix.to_owned(),
@@ -302,7 +302,7 @@ impl Admin {
     /// If the whole request failed.
     pub async fn describe_topics(&self, names: &[&str]) -> Result<Vec<Result<TopicDescription>>> {
         let response = self
-            .read(async || {
+            .read(|| async {
                 let mut service = self.client.topic_service();
                 let call = service.describe_topics(v1::DescribeTopicsRequest {
                     names: names.iter().map(ToString::to_string).collect(),
@@ -338,7 +338,7 @@ impl Admin {
     /// If there is no such topic, or the broker cannot be reached.
     pub async fn describe_config(&self, topic: &str) -> Result<Vec<ConfigEntry>> {
         let response = self
-            .read(async || {
+            .read(|| async {
                 let mut service = self.client.topic_service();
                 let call = service.describe_configs(v1::DescribeConfigsRequest {
                     topics: vec![topic.to_owned()],
