@@ -1,5 +1,6 @@
 //! The program `logweir`: built once per test run, and called as a user would call it.
 
+use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -144,6 +145,20 @@ impl Logweir {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
+            .spawn()
+            .expect("the program can be started")
+    }
+
+    /// Starts it and says nothing to it; it prints into these files.
+    ///
+    /// # Panics
+    /// If the program cannot be started.
+    #[must_use]
+    pub fn spawn_into(mut self, output: File, errors: File) -> Child {
+        self.command
+            .stdin(Stdio::null())
+            .stdout(output)
+            .stderr(errors)
             .spawn()
             .expect("the program can be started")
     }

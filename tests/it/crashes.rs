@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use logweir_client::{Client, Producer, ProducerRecord};
 use logweir_proto::grpc::v1;
 use logweir_tests::{
-    DEADLINE, GrpcBroker, Ledger, ServeOptions, proof_count, record, wait_until_async,
+    DEADLINE, GrpcBroker, Ledger, Seeded, ServeOptions, proof_count, record, wait_until_async,
 };
 
 const PARTITIONS: i32 = 6;
@@ -25,28 +25,6 @@ const LEAST: usize = 20;
 const KEYS: u64 = 5;
 /// Unanswered records of one retrying load.
 const WINDOW: usize = 64;
-
-/// A small generator (splitmix64): the same seed gives the same kills.
-struct Seeded(u64);
-
-impl Seeded {
-    fn from_environment() -> Self {
-        let seed = std::env::var("LOGWEIR_SEED")
-            .ok()
-            .and_then(|seed| seed.parse().ok());
-        let seed = seed.unwrap_or_else(|| u64::from(std::process::id()));
-        println!("LOGWEIR_SEED={seed}");
-        Self(seed)
-    }
-
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % bound
-    }
-}
 
 /// A producer as users have it: idempotent, retrying, several records in flight.
 async fn retrying_load(

@@ -24,6 +24,7 @@ mod http;
 mod program;
 mod readme;
 mod scale;
+mod sharing;
 mod startup;
 mod tidy;
 mod topics;

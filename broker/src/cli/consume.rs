@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
 use logweir_client::{
-    Admin, FetchedBatch, OffsetSpec, Reader, ReaderConfig, StartAt, TopicPartition,
+    Admin, Client, FetchedBatch, OffsetSpec, Reader, ReaderConfig, StartAt, TopicPartition,
 };
 use logweir_proto::{Offset, PartitionId};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -21,6 +21,8 @@ use super::record_output::RecordFormat;
 use super::time::Position;
 use crate::clock::Clock;
 
+mod group;
+
 const OUTPUT_BUFFER_BYTES: usize = 256 << 10;
 /// How often it is looked whether anybody still reads the output, while nothing is written.
 const READER_CHECK: Duration = Duration::from_secs(1);
@@ -32,10 +34,19 @@ Examples:
   logweir consume flights --from 2h --max 10       ten of the last two hours
   logweir consume flights --key-separator '\\t'     key, tab, value
   logweir consume flights --partition 3 --from 120000 --output json | jq .key
+  logweir consume flights --group billing          what the group has not read yet
 
 Without --follow it ends at the end that each partition had when it started.
 Records of one partition come in order; those of different partitions come as
 they arrive.
+
+With --group, several of these share the partitions, and each record is written
+by one of them. Offsets are committed after their lines were written and flushed:
+what was written and not committed when it is killed is written again, by this or
+another member. With --delivery at-most-once they are committed before: then such
+lines are lost. --from only matters where the group has committed nothing. Without
+--follow it ends when the group, all members together, has come to the ends that
+there were when it started.
 
 --output json writes one object a line: topic, partition, offset, timestamp
 (milliseconds since 1970), key, value, headers ([{\"key\": …, \"value\": …}]).
@@ -52,7 +63,17 @@ enum ConsumeOutput {
     Json,
 }
 
-/// Write the records of a topic to standard output
+/// What becomes of records that a member was writing when it was cut off.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum GroupDelivery {
+    /// Offsets are committed after their lines were written: none is lost, some may come twice
+    #[default]
+    AtLeastOnce,
+    /// Offsets are committed before their lines are written: none comes twice, some may be lost
+    AtMostOnce,
+}
+
+/// Write the records of a topic to standard output, alone or as a member of a group
 #[derive(Debug, Args)]
 #[command(after_help = HELP)]
 pub(super) struct ConsumeCommand {
@@ -65,6 +86,18 @@ pub(super) struct ConsumeCommand {
         value_name = "earliest|latest|OFFSET|TIME"
     )]
     from: Position,
+    /// Share the topic with the other members of this consumer group, and commit what was written
+    #[arg(long, short, value_name = "GROUP", conflicts_with = "partition")]
+    group: Option<String>,
+    /// Whether records of a member that is cut off are written again, or not at all
+    #[arg(
+        long,
+        value_enum,
+        default_value_t,
+        value_name = "HOW",
+        requires = "group"
+    )]
+    delivery: GroupDelivery,
     /// Only this partition; repeatable, or 0,2,5
     #[arg(long, value_name = "N", value_delimiter = ',')]
     partition: Vec<i32>,
@@ -101,6 +134,21 @@ struct Span {
 impl ConsumeCommand {
     pub(super) async fn run(self) -> anyhow::Result<Exit> {
         let client = self.server.connect().await?;
+        let interrupt = Interrupt::listen()?;
+        let started = Instant::now();
+        let (records, bytes) = match &self.group {
+            Some(group_id) => self.share(&client, group_id, &interrupt).await?,
+            None => self.read(&client, &interrupt).await?,
+        };
+        if !self.quiet {
+            let amount = rate(records, bytes, started.elapsed());
+            eprintln!("consumed from {}: {amount}", self.topic);
+        }
+        Ok(interrupt.exit().unwrap_or(Exit::Done))
+    }
+
+    /// Reads by itself. Returns how many records it wrote, and their bytes.
+    async fn read(&self, client: &Client, interrupt: &Interrupt) -> anyhow::Result<(u64, u64)> {
         let spans = self.spans(&client.admin()).await?;
         let mut reader = client.reader_with(ReaderConfig::default())?;
         let mut expected = Some(0_u64);
@@ -126,27 +174,25 @@ impl ConsumeCommand {
             };
         }
         let expected = expected.map(|sum| sum.min(self.max.unwrap_or(u64::MAX)));
-        let interrupt = Interrupt::listen()?;
-        // A display between the lines of the records would help nobody.
-        let progress = Progress::new(expected, self.quiet || io::stdout().is_terminal());
-        let started = Instant::now();
-        let mut writer = Writer {
+        let mut writer = self.writer(expected);
+        let outcome = copy(&mut reader, &mut writer, interrupt).await;
+        let flushed = writer.out.flush();
+        writer.progress.clear();
+        outcome?;
+        flushed?;
+        Ok((writer.records, writer.bytes))
+    }
+
+    fn writer(&self, expected: Option<u64>) -> Writer<'static> {
+        Writer {
             out: BufWriter::with_capacity(OUTPUT_BUFFER_BYTES, io::stdout().lock()),
             format: self.format(),
+            // A display between the lines of the records would help nobody.
+            progress: Progress::new(expected, self.quiet || io::stdout().is_terminal()),
             left: self.max.unwrap_or(u64::MAX),
             records: 0,
             bytes: 0,
-        };
-        let outcome = copy(&mut reader, &mut writer, &interrupt, &progress).await;
-        let flushed = writer.out.flush();
-        progress.clear();
-        outcome?;
-        flushed?;
-        if !self.quiet {
-            let amount = rate(writer.records, writer.bytes, started.elapsed());
-            eprintln!("consumed from {}: {amount}", self.topic);
         }
-        Ok(interrupt.exit().unwrap_or(Exit::Done))
     }
 
     fn format(&self) -> RecordFormat {
@@ -214,6 +260,7 @@ impl ConsumeCommand {
 struct Writer<'a> {
     out: BufWriter<StdoutLock<'a>>,
     format: RecordFormat,
+    progress: Progress,
     /// How many more records are wanted.
     left: u64,
     records: u64,
@@ -221,7 +268,8 @@ struct Writer<'a> {
 }
 
 impl Writer<'_> {
-    fn write(&mut self, batch: &FetchedBatch, progress: &Progress) -> io::Result<()> {
+    /// Writes as many of the records as are wanted. Returns how many.
+    fn write(&mut self, batch: &FetchedBatch) -> io::Result<u64> {
         let (mut records, mut bytes) = (0_u64, 0_u64);
         for record in &batch.records {
             if self.left == 0 {
@@ -236,9 +284,9 @@ impl Writer<'_> {
         }
         self.records += records;
         self.bytes += bytes;
-        progress.read(records);
-        progress.done(records, bytes);
-        Ok(())
+        self.progress.read(records);
+        self.progress.done(records, bytes);
+        Ok(records)
     }
 
     /// Fails if whoever read the output is gone, which a write would only find out with the next record.
@@ -258,7 +306,6 @@ async fn copy(
     reader: &mut Reader,
     writer: &mut Writer<'_>,
     interrupt: &Interrupt,
-    progress: &Progress,
 ) -> anyhow::Result<()> {
     let mut reader_check = tokio::time::interval(READER_CHECK);
     while writer.left > 0 {
@@ -284,7 +331,7 @@ async fn copy(
             }
         };
         match batch {
-            Some(batch) => writer.write(&batch, progress)?,
+            Some(batch) => writer.write(&batch).map(drop)?,
             None => return Ok(()),
         }
     }

@@ -53,6 +53,13 @@ impl ConsumerHandle {
             .collect()
     }
 
+    /// What the group has committed for a partition that the consumer owns, as far as it knows: what it found when the
+    /// partition was assigned, or committed since. None if nothing.
+    #[must_use]
+    pub fn committed(&self, place: &TopicPartition) -> Option<Offset> {
+        self.shared.lock().partitions.get(place)?.committed
+    }
+
     /// What the consumer has done so far.
     #[must_use]
     pub fn metrics(&self) -> ConsumerMetrics {

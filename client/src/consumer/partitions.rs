@@ -35,7 +35,7 @@ pub(super) struct Owned {
     mark: Option<Position>,
     /// What was given to be committed last, and what was committed last.
     queued: Option<Offset>,
-    committed: Option<Offset>,
+    pub(super) committed: Option<Offset>,
     /// Where the application wants to go on, until the reader is told.
     pub(super) seek: Option<StartAt>,
     pub(super) paused: bool,

@@ -1,0 +1,244 @@
+//! `logweir consume --group`: as a member of a consumer group, which commits what was written and flushed.
+
+use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::time::Duration;
+
+use logweir_client::{
+    Admin, Client, Consumer, ConsumerConfig, ConsumerHandle, Delivery, Error, ErrorKind,
+    FetchedBatch, OffsetReset, OffsetSpec, ReaderConfig, RebalanceFuture, RebalanceListener,
+    StartAt, TopicPartition,
+};
+use logweir_proto::{Offset, PartitionId};
+
+use super::{ConsumeCommand, GroupDelivery, READER_CHECK, Writer};
+use crate::cli::interrupt::Interrupt;
+use crate::cli::offsets::{choose_partitions, look_up};
+use crate::cli::time::Position;
+use crate::clock::Clock;
+
+/// How often what was written is committed.
+const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
+/// How often it is looked whether the group is at the ends, while this member has nothing to do.
+const END_CHECK: Duration = Duration::from_millis(200);
+/// How long the broker may be away before that is said, again and again.
+const SAY_AFTER: Duration = Duration::from_secs(10);
+
+impl ConsumeCommand {
+    /// Reads as a member of a group. Returns how many records it wrote, and their bytes.
+    pub(super) async fn share(
+        &self,
+        client: &Client,
+        group_id: &str,
+        interrupt: &Interrupt,
+    ) -> anyhow::Result<(u64, u64)> {
+        let admin = client.admin();
+        let ends = match self.follow {
+            true => None,
+            false => Some(ends_of(&admin, &self.topic).await?),
+        };
+        let mut consumer = client.consumer_with(self.config(group_id))?;
+        if let Position::Offset(offset) = self.from {
+            let (admin, topic) = (client.admin(), self.topic.clone());
+            consumer.set_listener(BeginAt {
+                admin,
+                topic,
+                offset,
+            });
+        }
+        consumer.subscribe([self.topic.as_str()])?;
+        let mut sharing = Sharing {
+            consumer,
+            topic: self.topic.clone(),
+            admin,
+            writer: self.writer(None),
+            ends,
+        };
+        let outcome = sharing.copy(interrupt).await;
+        sharing.writer.progress.clear();
+        let closed = sharing.consumer.close().await;
+        outcome?;
+        closed?;
+        Ok((sharing.writer.records, sharing.writer.bytes))
+    }
+
+    fn config(&self, group_id: &str) -> ConsumerConfig {
+        ConsumerConfig {
+            auto_offset_reset: match self.from {
+                // An offset is sought when a partition comes.
+                Position::Earliest | Position::Offset(_) => OffsetReset::Earliest,
+                Position::Latest => OffsetReset::Latest,
+                Position::Time(when) => {
+                    OffsetReset::Timestamp(when.resolve(Clock::default().now()))
+                }
+            },
+            delivery: match self.delivery {
+                GroupDelivery::AtLeastOnce => Delivery::AtLeastOnce,
+                GroupDelivery::AtMostOnce => Delivery::AtMostOnce,
+            },
+            auto_mark: false,
+            auto_commit_interval: COMMIT_INTERVAL,
+            // Whole batches: each is one write.
+            max_poll_records: 1_000_000,
+            reader: ReaderConfig {
+                retry_timeout: SAY_AFTER,
+                ..ReaderConfig::default()
+            },
+            ..ConsumerConfig::new(group_id)
+        }
+    }
+}
+
+/// Where the partitions end that have anything in them.
+async fn ends_of(admin: &Admin, topic: &str) -> anyhow::Result<BTreeMap<PartitionId, Offset>> {
+    let partitions = choose_partitions(admin, topic, &[]).await?;
+    let latest = look_up(admin, topic, &partitions, OffsetSpec::Latest).await?;
+    let earliest = look_up(admin, topic, &partitions, OffsetSpec::Earliest).await?;
+    let offset = |listed: &logweir_client::ListedOffset| listed.offset.unwrap_or(Offset::ZERO);
+    let ends = partitions.iter().zip(latest.iter().zip(&earliest));
+    let filled = ends.filter(|(_, (latest, earliest))| offset(latest) > offset(earliest));
+    Ok(filled
+        .map(|(partition, (latest, _))| (*partition, offset(latest)))
+        .collect())
+}
+
+struct Sharing {
+    topic: String,
+    consumer: Consumer,
+    admin: Admin,
+    writer: Writer<'static>,
+    /// Where to end; none is never.
+    ends: Option<BTreeMap<PartitionId, Offset>>,
+}
+
+impl Sharing {
+    /// Copies records until the group is at the ends, enough were written, or somebody interrupts.
+    async fn copy(&mut self, interrupt: &Interrupt) -> anyhow::Result<()> {
+        let mut reader_check = tokio::time::interval(READER_CHECK);
+        let mut end_check = tokio::time::interval(END_CHECK);
+        while self.writer.left > 0 {
+            tokio::select! {
+                biased;
+                () = interrupt.asked() => return Ok(()),
+                batch = self.consumer.next_batch() => match batch {
+                    Ok(batch) => self.put(batch)?,
+                    Err(error) => go_on_after(error)?,
+                },
+                _ = reader_check.tick() => self.writer.check_reader()?,
+                _ = end_check.tick(), if self.ends.is_some() => {
+                    if self.is_at_the_ends().await? {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes records and flushes them; then they may be committed.
+    fn put(&mut self, mut batch: FetchedBatch) -> anyhow::Result<()> {
+        let written = self.writer.write(&batch)?;
+        self.writer.out.flush()?;
+        batch
+            .records
+            .truncate(usize::try_from(written).unwrap_or(usize::MAX));
+        self.consumer.mark_batch(&batch)?;
+        Ok(())
+    }
+
+    /// Whether the group has come to the ends: this member by what it has written, the others by what they have
+    /// committed.
+    async fn is_at_the_ends(&self) -> anyhow::Result<bool> {
+        let owned = self.consumer.assignment();
+        let mut others = Vec::new();
+        for (partition, end) in self.ends.iter().flatten() {
+            let owned = owned.iter().find(|place| place.partition == *partition);
+            match owned.map(|place| self.consumer.position(place)) {
+                Some(position) if position.is_some_and(|position| position >= *end) => {}
+                Some(_) => return Ok(false),
+                None => others.push((*partition, *end)),
+            }
+        }
+        if others.is_empty() {
+            return Ok(true);
+        }
+        let committed = self.admin.group_offsets(self.consumer.group_id()).await;
+        let committed = match committed {
+            Ok(committed) => committed,
+            Err(error) => return go_on_after(error).map(|()| false),
+        };
+        let committed: BTreeMap<PartitionId, Offset> = committed
+            .into_iter()
+            .filter(|offset| *offset.partition.topic == *self.topic)
+            .map(|offset| (offset.partition.partition, offset.offset))
+            .collect();
+        Ok(others
+            .iter()
+            .all(|(partition, end)| committed.get(partition).is_some_and(|at| at >= end)))
+    }
+}
+
+/// What passes is said; anything else ends the command.
+fn go_on_after(error: Error) -> anyhow::Result<()> {
+    match error.kind() {
+        ErrorKind::Retriable | ErrorKind::TimedOut => {
+            eprintln!("still trying: {error}");
+            Ok(())
+        }
+        _ => Err(error.into()),
+    }
+}
+
+/// Begins at an offset in partitions for which the group has committed nothing.
+#[derive(Clone)]
+struct BeginAt {
+    admin: Admin,
+    topic: String,
+    offset: Offset,
+}
+
+impl BeginAt {
+    async fn begin(self, consumer: ConsumerHandle, partitions: Vec<PartitionId>) {
+        // Each look-up tries for a while by itself.
+        while let Err(error) = self.seek(&consumer, &partitions).await {
+            let topic = &self.topic;
+            eprintln!("cannot look up where {topic} begins and ends: {error:#}");
+            let error = error.downcast_ref::<Error>();
+            if !error.is_some_and(Error::is_retriable) {
+                return;
+            }
+        }
+    }
+
+    async fn seek(
+        &self,
+        consumer: &ConsumerHandle,
+        partitions: &[PartitionId],
+    ) -> anyhow::Result<()> {
+        let latest = look_up(&self.admin, &self.topic, partitions, OffsetSpec::Latest).await?;
+        let earliest = look_up(&self.admin, &self.topic, partitions, OffsetSpec::Earliest).await?;
+        for (partition, (latest, earliest)) in partitions.iter().zip(latest.iter().zip(&earliest)) {
+            let first = earliest.offset.unwrap_or(Offset::ZERO);
+            let end = latest.offset.unwrap_or(first).max(first);
+            let place = TopicPartition::new(self.topic.as_str(), *partition);
+            let at = self.offset.clamp(first, end);
+            // It may have been taken away meanwhile.
+            let _ = consumer.seek(&place, StartAt::Offset(at));
+        }
+        Ok(())
+    }
+}
+
+impl RebalanceListener for BeginAt {
+    fn assigned<'a>(
+        &'a mut self,
+        consumer: &'a ConsumerHandle,
+        partitions: &'a [TopicPartition],
+    ) -> RebalanceFuture<'a> {
+        let fresh = partitions
+            .iter()
+            .filter(|place| consumer.committed(place).is_none());
+        let fresh = fresh.map(|place| place.partition).collect();
+        Box::pin(self.clone().begin(consumer.clone(), fresh))
+    }
+}
