@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use logweir_client::{Client, Producer, ProducerRecord};
 use logweir_tests::{
-    BrokerProcess, DEADLINE, GrpcBroker, Logweir, MemberProcess, Outputs, Seeded, ServeOptions,
-    proof_count, wait_until, wait_until_async,
+    BrokerProcess, DEADLINE, Flights, GrpcBroker, Logweir, MemberProcess, Outputs, Seeded,
+    ServeOptions, proof_count, wait_until, wait_until_async,
 };
 use serde_json::Value;
 
@@ -127,6 +127,37 @@ async fn a_group_begins_where_it_is_told() {
     assert_eq!(age.len(), 40);
 }
 
+/// A broker on a disk, with an empty topic "orders".
+async fn start_on_disk() -> (tempfile::TempDir, BrokerProcess, GrpcBroker) {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = ServeOptions::on_disk(folder.path()).args(&SESSION).start();
+    let mut grpc = GrpcBroker::connect(broker.grpc()).await;
+    grpc.create_topic("orders", 4, &[]).await;
+    (folder, broker, grpc)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_follows_waits_for_a_broker_that_is_not_there_yet() {
+    let (_data, mut broker, mut grpc) = start_on_disk().await;
+    fill(&mut grpc, 0, 3).await;
+    broker.kill9();
+    let folder = tempfile::tempdir().unwrap();
+    let mut outputs = Outputs::new(folder.path());
+    let follow = ["orders", "--group", "g", "--follow"];
+    let mut member = MemberProcess::start(broker.grpc(), &follow, &mut outputs);
+    wait_until("it says so", DEADLINE, || {
+        member
+            .errors()
+            .contains("still trying: cannot reach the broker")
+    });
+    // One that does not follow is told at once.
+    let once = said(&broker, &["consume", "orders", "--group", "g"], 1);
+    assert!(once.contains("cannot reach the broker"), "{once}");
+    broker.restart();
+    wait_until("it reads", DEADLINE, || outputs.read() == 3);
+    assert_eq!(member.terminate(DEADLINE).code(), Some(143));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_does_not_go_together_is_said() {
     let (broker, _) = start().await;
@@ -180,6 +211,124 @@ async fn members_come_and_go_and_each_record_is_written_once() {
     );
     let group = objects(&broker, &["group", "describe", "g"]).remove(0);
     assert_eq!(group["members"], serde_json::json!([]), "they have left");
+}
+
+/// Two members, then five, while members and the broker are killed; then once more from a time on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn flights_are_shared_by_two_and_then_five() {
+    let rows = usize::try_from(proof_count(Flights::COUNT as u64)).unwrap();
+    let flights = Flights::load();
+    let folder = tempfile::tempdir().unwrap();
+    let mut broker = ServeOptions::on_disk(&folder.path().join("data"))
+        .args(&SESSION)
+        .start();
+    let create = ["topic", "create", "flights", "--partitions", "12"];
+    call(&broker, &create).succeed();
+    let produce = [
+        "produce",
+        "flights",
+        "--format",
+        "csv",
+        "--key-column",
+        "tailnum",
+    ];
+    call(&broker, &produce)
+        .input(flights.csv_of_first(rows))
+        .succeed();
+
+    let mut outputs = Outputs::new(folder.path());
+    let share = ["flights", "--group", "billing", "--follow"];
+    let mut members = Vec::new();
+    for count in [2, 5] {
+        while members.len() < count {
+            members.push(MemberProcess::start(broker.grpc(), &share, &mut outputs));
+        }
+        let share_out = || async {
+            let group = objects(&broker, &["group", "describe", "billing"]);
+            let live = group[0]["members"].as_array().map_or(0, Vec::len);
+            (live == count).then_some(())
+        };
+        wait_until_async("all are members", DEADLINE, share_out).await;
+        let before = outputs.read();
+        members[0].kill9();
+        members[0] = MemberProcess::start(broker.grpc(), &share, &mut outputs);
+        broker.kill9();
+        broker.restart();
+        wait_until("they go on", DEADLINE, || {
+            outputs.read() > before || outputs.distinct() == rows
+        });
+    }
+    wait_until("all is written", DEADLINE, || {
+        outputs.read();
+        outputs.distinct() == rows
+    });
+    let written: BTreeSet<&str> = outputs
+        .members()
+        .flatten()
+        .map(|l| l.value.as_str())
+        .collect();
+    let expected: BTreeSet<&str> = flights
+        .rows()
+        .take(rows)
+        .map(|flight| flight.line)
+        .collect();
+    assert!(
+        written == expected,
+        "{} of {} rows",
+        written.len(),
+        expected.len()
+    );
+
+    check_shares(&broker);
+    // Not while it has members.
+    let reset = ["group", "reset", "billing", "--to-time", "1h"];
+    assert!(said(&broker, &reset, 1).contains("members"));
+    for member in &mut members {
+        let status = member.terminate(DEADLINE);
+        assert_eq!(status.code(), Some(143), "{}", member.errors());
+    }
+    read_again(&broker, &reset, rows);
+}
+
+/// The group is at the end, and its members share the partitions.
+fn check_shares(broker: &BrokerProcess) {
+    let describe = || objects(broker, &["group", "describe", "billing"]).remove(0);
+    wait_until("all is committed", DEADLINE, || is_at_the_end(&describe()));
+    let group = describe();
+    assert_eq!(
+        (&group["lag_records"], &group["lag_ms"]),
+        (&0.into(), &0.into())
+    );
+    let members = group["members"].as_array().unwrap();
+    let owned = |member: &Value| {
+        member["assignment"]["flights"]
+            .as_array()
+            .map_or(0, Vec::len)
+    };
+    assert_eq!(members.iter().map(owned).sum::<usize>(), 12, "{group}");
+}
+
+/// Whether a group has committed the ends of all partitions.
+fn is_at_the_end(group: &Value) -> bool {
+    let partitions = group["partitions"].as_array().unwrap();
+    partitions
+        .iter()
+        .all(|p| p["committed_offset"] == p["end_offset"])
+}
+
+/// A reset is shown, then done, and then the group reads again.
+fn read_again(broker: &BrokerProcess, reset: &[&str], rows: usize) {
+    wait_until("those that were killed are missed", DEADLINE, || {
+        objects(broker, &["group", "list"])[0]["state"] == "Empty"
+    });
+    let shared = ["consume", "flights", "--group", "billing", "--quiet"];
+    assert_eq!(objects(broker, reset).len(), 12);
+    let nothing = call(broker, &shared).succeed();
+    assert_eq!(nothing, "", "it was a dry run");
+    let execute = [reset, &["--execute"]].concat();
+    assert_eq!(objects(broker, &execute).len(), 12);
+    let again = call(broker, &shared).succeed();
+    assert_eq!(again.lines().count(), rows);
 }
 
 /// Sends numbered records for as long as members keep up.
@@ -335,19 +484,13 @@ async fn kill_and_kill(folder: &Path, delivery: &'static str) -> (Scene, u64) {
     let total = load.end().await;
     wait_until("the group is at the end", DEADLINE, || {
         scene.outputs.read();
-        lag(&scene.broker) == 0
+        is_at_the_end(&objects(&scene.broker, &["group", "describe", "g"])[0])
     });
     for member in &mut scene.members {
         assert_eq!(member.terminate(DEADLINE).code(), Some(143));
     }
     scene.outputs.read();
     (scene, total)
-}
-
-/// What the group has still to read.
-fn lag(broker: &BrokerProcess) -> i64 {
-    let group = objects(broker, &["group", "describe", "g"]).remove(0);
-    group["lag_records"].as_i64().unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

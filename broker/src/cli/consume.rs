@@ -133,8 +133,15 @@ struct Span {
 
 impl ConsumeCommand {
     pub(super) async fn run(self) -> anyhow::Result<Exit> {
-        let client = self.server.connect().await?;
         let interrupt = Interrupt::listen()?;
+        let client = match self.group.is_some() && self.follow {
+            // It may be a service that is started together with the broker.
+            true => group::connect(&self.server, &interrupt).await?,
+            false => Some(self.server.connect().await?),
+        };
+        let Some(client) = client else {
+            return Ok(interrupt.exit().unwrap_or(Exit::Done));
+        };
         let started = Instant::now();
         let (records, bytes) = match &self.group {
             Some(group_id) => self.share(&client, group_id, &interrupt).await?,

@@ -332,3 +332,175 @@ pub(super) fn not_owned(place: &TopicPartition) -> Error {
     .of_partition(Arc::clone(&place.topic), place.partition)
     .with_action("leave it: another member of the group may read it now")
 }
+
+#[cfg(test)]
+mod tests {
+    use logweir_proto::PartitionId;
+
+    use super::*;
+
+    fn place() -> TopicPartition {
+        TopicPartition::new("t", PartitionId::new(0))
+    }
+
+    fn position(offset: i64) -> Position {
+        Position {
+            offset: Offset::new(offset),
+            leader_epoch: LeaderEpoch::new(3),
+        }
+    }
+
+    /// Partition 0 of "t", of which `committed` was committed.
+    fn owned(committed: Option<i64>) -> Partitions {
+        let mut partitions = Partitions::default();
+        partitions.add(place(), TopicId::ZERO, committed.map(Offset::new));
+        partitions
+    }
+
+    fn hand_out(partitions: &mut Partitions, last: i64, next: i64) {
+        let count = 1;
+        partitions.hand_out(&place(), Offset::new(last), position(next), count);
+    }
+
+    fn offsets(entries: &[Entry]) -> Vec<i64> {
+        entries.iter().map(|entry| entry.offset.get()).collect()
+    }
+
+    fn mark(partitions: &mut Partitions, offset: i64) -> Result<()> {
+        partitions.mark(&place(), Offset::new(offset), LeaderEpoch::new(3))
+    }
+
+    #[test]
+    fn only_what_was_handed_out_can_be_marked_and_the_last_takes_in_what_is_not_shown() {
+        let mut partitions = owned(Some(5));
+        assert_eq!(
+            mark(&mut partitions, 5).unwrap_err().kind(),
+            ErrorKind::Fenced
+        );
+        // The record at 7 is the last before 12: those between are not shown.
+        hand_out(&mut partitions, 7, 12);
+        assert!(
+            mark(&mut partitions, 4).is_err(),
+            "handed out before it was owned"
+        );
+        assert!(mark(&mut partitions, 8).is_err());
+        mark(&mut partitions, 6).unwrap();
+        assert_eq!(offsets(&partitions.take_new_marks(|_| true)), [7]);
+        mark(&mut partitions, 7).unwrap();
+        // A mark does not go back.
+        mark(&mut partitions, 5).unwrap();
+        assert_eq!(offsets(&partitions.take_new_marks(|_| true)), [12]);
+        assert_eq!(offsets(&partitions.take_new_marks(|_| true)), [0; 0]);
+        // Until it is known to be committed, one that is asked for takes it again.
+        let entries = partitions.take_uncommitted_marks();
+        assert_eq!(offsets(&entries), [12]);
+        partitions.decided(&entries[0], true);
+        assert_eq!(offsets(&partitions.take_uncommitted_marks()), [0; 0]);
+    }
+
+    #[test]
+    fn coming_back_marks_all_that_was_handed_out_if_it_is_to() {
+        let mut partitions = owned(None);
+        hand_out(&mut partitions, 0, 1);
+        hand_out(&mut partitions, 1, 2);
+        partitions.come_back(false);
+        assert_eq!(
+            (
+                partitions.marked(),
+                offsets(&partitions.take_uncommitted_marks())
+            ),
+            (0, vec![])
+        );
+        hand_out(&mut partitions, 2, 3);
+        partitions.come_back(true);
+        assert_eq!(partitions.marked(), 1);
+        assert_eq!(offsets(&partitions.take_new_marks(|_| true)), [3]);
+        assert_eq!(partitions.marked(), 0);
+    }
+
+    #[test]
+    fn a_commit_that_failed_is_to_be_made_again() {
+        let mut partitions = owned(Some(0));
+        hand_out(&mut partitions, 4, 5);
+        mark(&mut partitions, 4).unwrap();
+        let entries = partitions.take_new_marks(|_| true);
+        partitions.decided(&entries[0], false);
+        assert_eq!(offsets(&partitions.take_new_marks(|_| true)), [5]);
+    }
+
+    #[test]
+    fn what_was_queued_under_an_earlier_ownership_says_nothing() {
+        let mut partitions = owned(Some(0));
+        hand_out(&mut partitions, 4, 5);
+        mark(&mut partitions, 4).unwrap();
+        let old = partitions.take_new_marks(|_| true);
+        partitions.remove(&place());
+        assert!(!partitions.still_owns(&old[0]));
+        assert_eq!(
+            mark(&mut partitions, 4).unwrap_err().kind(),
+            ErrorKind::Fenced
+        );
+        partitions.add(place(), TopicId::ZERO, Some(Offset::new(9)));
+        assert!(!partitions.still_owns(&old[0]));
+        partitions.decided(&old[0], true);
+        assert_eq!(
+            partitions.get(&place()).unwrap().committed,
+            Some(Offset::new(9))
+        );
+        assert!(mark(&mut partitions, 4).is_err());
+    }
+
+    #[test]
+    fn a_seek_is_where_the_next_commit_goes_unless_more_is_marked() {
+        let mut partitions = owned(Some(0));
+        hand_out(&mut partitions, 4, 5);
+        partitions
+            .seek(&place(), StartAt::Offset(Offset::new(2)))
+            .unwrap();
+        assert!(partitions.has_orders);
+        // What was handed out before the seek is not marked by coming back.
+        partitions.come_back(true);
+        assert_eq!(offsets(&partitions.take_uncommitted_marks()), [2]);
+        hand_out(&mut partitions, 2, 3);
+        partitions.come_back(true);
+        assert_eq!(offsets(&partitions.take_uncommitted_marks()), [3]);
+        // A place that is not known yet is not committed.
+        partitions.seek(&place(), StartAt::Earliest).unwrap();
+        assert_eq!(offsets(&partitions.take_uncommitted_marks()), [0; 0]);
+        let elsewhere = TopicPartition::new("t", PartitionId::new(1));
+        assert!(partitions.seek(&elsewhere, StartAt::Earliest).is_err());
+    }
+
+    #[test]
+    fn what_is_behind_the_last_record_is_settled_once_all_before_is_marked() {
+        let at = |offset: i64| move |_: &TopicPartition| Some(Offset::new(offset));
+        let mut partitions = owned(None);
+        // Nothing is shown at all.
+        partitions.settle(at(3));
+        assert_eq!(offsets(&partitions.take_new_marks(|_| true)), [3]);
+        hand_out(&mut partitions, 4, 5);
+        partitions.settle(at(8));
+        assert_eq!(offsets(&partitions.take_new_marks(|_| true)), [0; 0]);
+        mark(&mut partitions, 4).unwrap();
+        partitions.settle(at(8));
+        assert_eq!(offsets(&partitions.take_new_marks(|_| true)), [8]);
+        partitions.settle(at(6));
+        assert_eq!(offsets(&partitions.take_new_marks(|_| true)), [0; 0]);
+    }
+
+    #[test]
+    fn offsets_are_committed_as_the_application_says_also_backwards() {
+        let mut partitions = owned(Some(7));
+        let offset = |partition: i32, offset: i64| {
+            OffsetToCommit::new("t", PartitionId::new(partition), Offset::new(offset))
+        };
+        let entries = partitions
+            .take_offsets([offset(0, 2).metadata("m")])
+            .unwrap();
+        assert_eq!(
+            (offsets(&entries), entries[0].metadata.as_str()),
+            (vec![2], "m")
+        );
+        assert!(partitions.take_offsets([offset(1, 2)]).is_err());
+    }
+}

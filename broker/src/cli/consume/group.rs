@@ -12,6 +12,7 @@ use logweir_client::{
 use logweir_proto::{Offset, PartitionId};
 
 use super::{ConsumeCommand, GroupDelivery, READER_CHECK, Writer};
+use crate::cli::connection::ServerArgs;
 use crate::cli::interrupt::Interrupt;
 use crate::cli::offsets::{choose_partitions, look_up};
 use crate::cli::time::Position;
@@ -21,8 +22,37 @@ use crate::clock::Clock;
 const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
 /// How often it is looked whether the group is at the ends, while this member has nothing to do.
 const END_CHECK: Duration = Duration::from_millis(200);
+/// How often it tries to connect for the first time.
+const CONNECT_INTERVAL: Duration = Duration::from_secs(1);
 /// How long the broker may be away before that is said, again and again.
 const SAY_AFTER: Duration = Duration::from_secs(10);
+
+/// Connects, however long the broker is not there. None if somebody interrupts.
+pub(super) async fn connect(
+    server: &ServerArgs,
+    interrupt: &Interrupt,
+) -> anyhow::Result<Option<Client>> {
+    let mut pause = tokio::time::interval(CONNECT_INTERVAL);
+    let mut said = None;
+    loop {
+        tokio::select! {
+            biased;
+            () = interrupt.asked() => return Ok(None),
+            _ = pause.tick() => {}
+        }
+        match server.connect().await {
+            Ok(client) => return Ok(Some(client)),
+            Err(error) if error.downcast_ref().is_some_and(Error::is_retriable) => {
+                let text = format!("{error:#}");
+                if said.as_ref() != Some(&text) {
+                    eprintln!("still trying: {text}");
+                    said = Some(text);
+                }
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
 
 impl ConsumeCommand {
     /// Reads as a member of a group. Returns how many records it wrote, and their bytes.
