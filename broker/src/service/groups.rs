@@ -15,7 +15,7 @@ use uuid::Uuid;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::coordinator::groups::GroupMachine;
-use crate::coordinator::groups::answer::{FetchedOffset, GroupAnswer, GroupError, PartitionAnswer};
+use crate::coordinator::groups::answer::{GroupAnswer, GroupError, PartitionAnswer};
 use crate::coordinator::groups::config::GroupConfig;
 use crate::coordinator::groups::request::{
     CommitOffsets, ConsumerHeartbeat, DeleteOffsets, FetchGroup, GroupRequest, ListGroups,
@@ -34,10 +34,14 @@ mod describe;
 mod lag;
 mod reset;
 
-pub(crate) use crate::coordinator::groups::answer::{ConsumerHeartbeatAnswer, ListedGroup};
+pub(crate) use crate::coordinator::groups::answer::{
+    ConsumerHeartbeatAnswer, FetchedOffset, ListedGroup,
+};
 pub(crate) use crate::coordinator::groups::ids::{Assignment, Epoch};
 pub(crate) use crate::coordinator::groups::request;
 pub(crate) use describe::{GroupDescription, GroupPartition, MemberDescription, Named};
+#[cfg(test)]
+pub(crate) use lag::Lag;
 pub(crate) use reset::{ByTopic, ResetTo, Resetting};
 
 /// Where groups and committed offsets are kept.

@@ -7,13 +7,11 @@ use logweir_proto::grpc::v1;
 use logweir_proto::{LeaderEpoch, Offset, PartitionId, Timestamp, TopicId};
 use v1::reset_offsets_request::To;
 
-use super::groups::{is_of_coordinator, outcome_of, same_number};
+use super::groups::{in_parts, is_of_coordinator, outcome_of, same_number};
 use super::{Admin, only};
 use crate::error::{Error, Result};
 use crate::topic_partition::TopicPartition;
 
-/// Groups of one request; the broker takes 1,000, with answers that must fit into one response.
-const GROUPS_PER_REQUEST: usize = 100;
 /// Offsets of one request, which is what the broker takes.
 const OFFSETS_PER_REQUEST: usize = 10_000;
 
@@ -159,7 +157,7 @@ impl Admin {
         only(self.groups_offsets(&[group_id]).await?)?
     }
 
-    /// What groups have committed, in order, each by topic and partition.
+    /// What groups have committed, in order, each by topic and partition. One that has more than 16 MiB of it is refused.
     ///
     /// # Errors
     /// If a whole request failed.
@@ -167,9 +165,8 @@ impl Admin {
         &self,
         group_ids: &[&str],
     ) -> Result<Vec<Result<Vec<CommittedOffset>>>> {
-        let mut fetched = Vec::with_capacity(group_ids.len());
-        for chunk in group_ids.chunks(GROUPS_PER_REQUEST) {
-            let asked = chunk.iter().map(|group_id| v1::FetchOffsetsGroup {
+        let groups = in_parts(group_ids, async |part| {
+            let asked = part.iter().map(|group_id| v1::FetchOffsetsGroup {
                 group_id: (*group_id).to_owned(),
                 topics: Vec::new(),
                 member_id: String::new(),
@@ -178,24 +175,20 @@ impl Admin {
             let request = v1::FetchOffsetsRequest {
                 groups: asked.collect(),
             };
-            let groups = self
-                .read_entries(
-                    async || {
-                        let mut service = self.client.group_service();
-                        let call = service.fetch_offsets(request.clone());
-                        let what = "fetching committed offsets";
-                        let response = self.client.call(what, Duration::ZERO, call).await?;
-                        same_number(chunk.len(), response.groups)
-                    },
-                    |group| group.error.as_ref(),
-                )
-                .await?;
-            fetched.extend(groups.into_iter().map(|group| {
-                outcome_of(group.error.as_ref())?;
-                Ok(group.offsets.into_iter().map(Into::into).collect())
-            }));
-        }
-        Ok(fetched)
+            let ask = async || {
+                let mut service = self.client.group_service();
+                let call = service.fetch_offsets(request.clone());
+                let what = "fetching committed offsets";
+                let response = self.client.call(what, Duration::ZERO, call).await?;
+                same_number(part.len(), response.groups)
+            };
+            self.read_entries(ask, |group| group.error.as_ref()).await
+        });
+        let offsets_of = |group: v1::GroupOffsets| {
+            outcome_of(group.error.as_ref())?;
+            Ok(group.offsets.into_iter().map(Into::into).collect())
+        };
+        Ok(groups.await?.into_iter().map(offsets_of).collect())
     }
 
     /// Commits offsets for a group that has no members, each on its own; the results are in order. A group that does

@@ -109,6 +109,29 @@ async fn a_description_tells_members_offsets_and_lag_in_records_and_time() {
     );
 }
 
+/// The broker refuses what it cannot answer at once, as here a group named twice.
+#[tokio::test(start_paused = true)]
+async fn what_is_refused_for_groups_together_is_asked_for_in_parts() {
+    let client = broker().client();
+    for (group, offset) in [("a", 1), ("b", 2), ("c", 3)] {
+        commit(&client, group, P0, offset).await;
+    }
+    let asked = ["a", "b", "b", "none", "c"];
+    let offsets = client.admin().groups_offsets(&asked).await.unwrap();
+    let offsets = offsets.iter().map(|group| {
+        let first = group.as_ref().unwrap().first();
+        first.map(|committed| committed.offset.get())
+    });
+    let expected = [Some(1), Some(2), Some(2), None, Some(3)];
+    assert!(offsets.eq(expected));
+    let described = client.admin().describe_groups(&asked).await.unwrap();
+    let ids = described.iter().map(|group| {
+        let group = group.as_ref();
+        group.map_or("", |group| &*group.group_id)
+    });
+    assert!(ids.eq(["a", "b", "b", "", "c"]));
+}
+
 #[tokio::test(start_paused = true)]
 async fn offsets_are_committed_fetched_and_forgotten_each_on_its_own() {
     let client = broker().client();

@@ -12,7 +12,7 @@ use super::{Admin, only};
 use crate::error::{Error, ErrorKind, Result};
 use crate::topic_partition::TopicPartition;
 
-/// Groups of one request. The broker takes 1,000; descriptions of so many may be larger than a response can be.
+/// Groups of one request. The broker takes 1,000; what it would say of so many may be larger than an answer can be.
 const GROUPS_PER_REQUEST: usize = 100;
 
 /// Kafka's states of a group. Its [`Display`](fmt::Display) is Kafka's name.
@@ -278,7 +278,8 @@ impl Admin {
         only(self.describe_groups(&[group_id]).await?)?
     }
 
-    /// Members, assignment, committed offsets and lag of groups, in order.
+    /// Members, assignment, committed offsets and lag of groups, in order. One whose description is larger than 16 MiB is
+    /// refused.
     ///
     /// # Errors
     /// If a whole request failed.
@@ -286,26 +287,20 @@ impl Admin {
         &self,
         group_ids: &[&str],
     ) -> Result<Vec<Result<GroupDescription>>> {
-        let mut described = Vec::with_capacity(group_ids.len());
-        for chunk in group_ids.chunks(GROUPS_PER_REQUEST) {
+        let groups = in_parts(group_ids, async |part| {
             let request = v1::DescribeGroupsRequest {
-                group_ids: chunk.iter().map(ToString::to_string).collect(),
+                group_ids: part.iter().map(ToString::to_string).collect(),
             };
-            let groups = self
-                .read_entries(
-                    async || {
-                        let mut service = self.client.group_service();
-                        let call = service.describe_groups(request.clone());
-                        let what = "describing groups";
-                        let response = self.client.call(what, Duration::ZERO, call).await?;
-                        same_number(chunk.len(), response.groups)
-                    },
-                    |group| group.error.as_ref(),
-                )
-                .await?;
-            described.extend(groups.into_iter().map(description_of));
-        }
-        Ok(described)
+            let ask = async || {
+                let mut service = self.client.group_service();
+                let call = service.describe_groups(request.clone());
+                let what = "describing groups";
+                let response = self.client.call(what, Duration::ZERO, call).await?;
+                same_number(part.len(), response.groups)
+            };
+            self.read_entries(ask, |group| group.error.as_ref()).await
+        });
+        Ok(groups.await?.into_iter().map(description_of).collect())
     }
 
     /// Deletes a group that has no members, with its offsets.
@@ -358,6 +353,26 @@ impl Admin {
         .await?;
         Ok(results)
     }
+}
+
+/// Asks about groups, so many at a time as the answer has room for: a part that is refused is halved, down to the single
+/// group that is at fault.
+pub(super) async fn in_parts<T>(
+    group_ids: &[&str],
+    ask: impl AsyncFn(&[&str]) -> Result<Vec<T>>,
+) -> Result<Vec<T>> {
+    let mut answers = Vec::with_capacity(group_ids.len());
+    let mut left: Vec<&[&str]> = group_ids.chunks(GROUPS_PER_REQUEST).rev().collect();
+    while let Some(part) = left.pop() {
+        match ask(part).await {
+            Err(error) if error.code() == Some(ErrorCode::InvalidRequest) && part.len() > 1 => {
+                let (first, second) = part.split_at(part.len() / 2);
+                left.extend([second, first]);
+            }
+            answered => answers.extend(answered?),
+        }
+    }
+    Ok(answers)
 }
 
 /// Whether the coordinator was not there, so that nothing was done and the same call may succeed soon.

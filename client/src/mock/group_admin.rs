@@ -1,6 +1,6 @@
 //! What the mock broker does with groups from outside: offsets and descriptions.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use logweir_proto::ErrorCode;
 use logweir_proto::grpc::v1;
@@ -62,6 +62,15 @@ fn refused(code: ErrorCode) -> Status {
     Status::with_details(tonic::Code::FailedPrecondition, "scripted", details.into())
 }
 
+/// Refuses a request that names a group twice, as the broker does.
+fn distinct<'a>(ids: impl IntoIterator<Item = &'a String>) -> Result<(), Status> {
+    let mut seen = BTreeSet::new();
+    match ids.into_iter().all(|id| seen.insert(id)) {
+        true => Ok(()),
+        false => Err(refused(ErrorCode::InvalidRequest)),
+    }
+}
+
 pub(super) fn commit_offsets(
     broker: &MockBroker,
     request: v1::CommitOffsetsRequest,
@@ -103,6 +112,7 @@ pub(super) fn fetch_offsets(
     request: v1::FetchOffsetsRequest,
 ) -> Result<v1::FetchOffsetsResponse, Status> {
     broker.check_call("FetchOffsets")?;
+    distinct(request.groups.iter().map(|group| &group.group_id))?;
     let mut state = broker.state.lock();
     let groups = request.groups.into_iter().map(|asked| {
         let error = scripted(&mut state);
@@ -289,6 +299,7 @@ pub(super) fn describe_groups(
     request: v1::DescribeGroupsRequest,
 ) -> Result<v1::DescribeGroupsResponse, Status> {
     broker.check_call("DescribeGroups")?;
+    distinct(&request.group_ids)?;
     let mut state = broker.state.lock();
     let groups = request.group_ids.into_iter().map(|group_id| {
         let error = scripted(&mut state);
@@ -357,6 +368,7 @@ pub(super) fn delete_groups(
     request: v1::DeleteGroupsRequest,
 ) -> Result<v1::DeleteGroupsResponse, Status> {
     broker.check_call("DeleteGroups")?;
+    distinct(&request.group_ids)?;
     let mut state = broker.state.lock();
     let results = request.group_ids.into_iter().map(|group_id| {
         let mut error = scripted(&mut state);

@@ -33,7 +33,7 @@ pub(crate) enum ResetTo {
 }
 
 /// Topics with partitions of theirs; none stands for all.
-pub(crate) type ByTopic = Vec<(Arc<str>, Vec<PartitionId>)>;
+pub(crate) type ByTopic = BTreeMap<Arc<str>, BTreeSet<PartitionId>>;
 
 /// What to reset.
 #[derive(Clone, Debug)]
@@ -58,7 +58,7 @@ impl Service {
     ) -> Result<Vec<ResetAnswer>, ApiError> {
         let resetting = &resetting;
         let work = || -> Work<'_, Vec<ResetAnswer>> { Box::pin(self.reset_now(resetting)) };
-        let targets = resetting.topics.iter().map(|(topic, _)| (&**topic, None));
+        let targets = resetting.topics.keys().map(|topic| (&**topic, None));
         let reset = self
             .suffer_in_group(ctx, Api::ResetOffsets, &resetting.group_id, targets, work)
             .await?;
