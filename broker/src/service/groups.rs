@@ -52,7 +52,16 @@ pub(crate) struct Groups {
     coordinator: Arc<Coordinator<GroupMachine>>,
     topics: Arc<TopicsNow>,
     /// Turns at measuring lag.
-    measuring: Semaphore,
+    measuring: Arc<Semaphore>,
+}
+
+/// Groups, as far as they could be asked for.
+#[cfg(feature = "http")]
+#[derive(Debug, Default)]
+pub(crate) struct AllGroups {
+    pub(crate) groups: Vec<ListedGroup>,
+    /// Partitions of the table whose groups are not known at present.
+    pub(crate) unlisted_partitions: usize,
 }
 
 /// How many groups' lag is measured at a time.
@@ -86,7 +95,7 @@ impl Groups {
         Self {
             coordinator,
             topics,
-            measuring: Semaphore::new(MAX_MEASURING),
+            measuring: Arc::new(Semaphore::new(MAX_MEASURING)),
         }
     }
 
@@ -456,13 +465,30 @@ impl Service {
         self.suffer(ctx, Api::ListGroups, None, work).await
     }
 
-    /// All groups that this broker coordinates, for its own sake.
-    ///
-    /// # Errors
-    /// As [`Service::list_groups`].
+    /// The groups that this broker coordinates, for its own sake, by partition of the table and id. What a partition of it
+    /// does not tell before `until` is counted, not waited for.
     #[cfg(feature = "http")]
-    pub(crate) async fn list_all_groups(&self) -> Result<Vec<ListedGroup>, ApiError> {
-        self.list_groups_now(&ListGroups::default()).await
+    pub(crate) async fn list_all_groups(&self, until: tokio::time::Instant) -> AllGroups {
+        let coordinator = &self.groups.coordinator;
+        // All are asked before any is waited for.
+        let ask =
+            |partition| coordinator.begin_at(partition, GroupRequest::List(ListGroups::default()));
+        let asked: Vec<_> = coordinator.led().into_iter().map(ask).collect();
+        let mut all = AllGroups::default();
+        for pending in asked {
+            let listed = match pending {
+                Ok(pending) => tokio::time::timeout_at(until, pending.wait()).await.ok(),
+                Err(error) => Some(Err(error)),
+            };
+            match listed {
+                Some(Ok(GroupAnswer::List(listed))) => all.groups.extend(listed),
+                listed => {
+                    tracing::debug!(?listed, "the groups of a partition cannot be listed");
+                    all.unlisted_partitions += 1;
+                }
+            }
+        }
+        all
     }
 
     async fn list_groups_now(&self, filter: &ListGroups) -> Result<Vec<ListedGroup>, ApiError> {

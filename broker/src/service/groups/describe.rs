@@ -152,7 +152,8 @@ impl Service {
     /// Measures on a thread that may wait for the disk.
     async fn measured(&self, mut measured: Vec<GroupPartition>) -> Vec<GroupPartition> {
         // Batches may have to be unpacked, and many may ask.
-        let Ok(_turn) = self.groups.measuring.acquire().await else {
+        let measuring = Arc::clone(&self.groups.measuring);
+        let Ok(turn) = measuring.acquire_owned().await else {
             return measured;
         };
         let (partitions, now) = (Arc::clone(&self.partitions), self.clock.now());
@@ -167,6 +168,8 @@ impl Service {
                     of_group.measure(&partition, now);
                 }
             }
+            // Not before, also if nobody waits for it any more.
+            drop(turn);
             measured
         };
         tokio::task::spawn_blocking(measure)
