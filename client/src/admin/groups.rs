@@ -287,16 +287,14 @@ impl Admin {
         &self,
         group_ids: &[&str],
     ) -> Result<Vec<Result<GroupDescription>>> {
-        let groups = in_parts(group_ids, async |part| {
-            let request = v1::DescribeGroupsRequest {
-                group_ids: part.iter().map(ToString::to_string).collect(),
-            };
-            let ask = async || {
+        let groups = in_parts(group_ids, |group_ids| async {
+            let request = v1::DescribeGroupsRequest { group_ids };
+            let ask = || async {
                 let mut service = self.client.group_service();
                 let call = service.describe_groups(request.clone());
                 let what = "describing groups";
                 let response = self.client.call(what, Duration::ZERO, call).await?;
-                same_number(part.len(), response.groups)
+                same_number(request.group_ids.len(), response.groups)
             };
             self.read_entries(ask, |group| group.error.as_ref()).await
         });
@@ -306,7 +304,8 @@ impl Admin {
     /// Deletes a group that has no members, with its offsets.
     ///
     /// # Errors
-    /// If there is no such group, it has members, or the broker cannot be reached.
+    /// If there is no such group, it has members, or the broker cannot be reached; it may be gone then all the same,
+    /// see [`Error::may_have_happened`].
     pub async fn delete_group(&self, group_id: &str) -> Result<()> {
         only(self.delete_groups(&[group_id]).await?)?
     }
@@ -327,44 +326,53 @@ impl Admin {
     /// was deleted would be said not to be there.
     async fn delete_some_groups(&self, group_ids: &[&str]) -> Result<Vec<Result<()>>> {
         let mut results = vec![Ok(()); group_ids.len()];
-        let mut pending: Vec<usize> = (0..group_ids.len()).collect();
-        self.change_entries(async || {
-            let asked = pending.iter().map(|index| group_ids[*index].to_owned());
-            let request = v1::DeleteGroupsRequest {
-                group_ids: asked.collect(),
-            };
-            let mut service = self.client.group_service();
-            let call = service.delete_groups(request);
-            let response = self
-                .client
-                .call("deleting groups", Duration::ZERO, call)
-                .await?;
-            let answered = same_number(pending.len(), response.results)?;
+        // With whether an earlier try may have deleted it.
+        let mut pending: Vec<(usize, bool)> = (0..group_ids.len()).map(|at| (at, false)).collect();
+        let mut tries = self.tries();
+        loop {
+            let asked = pending.iter().map(|(at, _)| group_ids[*at].to_owned());
+            let answered = self.ask_to_delete(asked.collect()).await?;
             let mut passing = Vec::new();
-            for (index, result) in pending.iter().zip(answered) {
-                results[*index] = outcome_of(result.error.as_ref());
-                if results[*index].as_ref().is_err_and(is_of_coordinator) {
-                    passing.push(*index);
+            for ((at, may_be_done), outcome) in pending.into_iter().zip(answered) {
+                let may_be_done = may_be_done || outcome.as_ref().is_err_and(may_stand);
+                results[at] = match outcome {
+                    Err(error) if may_be_done && is_no_group(&error) => Ok(()),
+                    outcome => outcome.map_err(|e| e.with_may_have_happened(may_be_done)),
+                };
+                if results[at].as_ref().is_err_and(is_of_coordinator) {
+                    passing.push((at, may_be_done));
                 }
             }
             pending = passing;
-            Ok(pending.is_empty())
-        })
-        .await?;
-        Ok(results)
+            if pending.is_empty() || !tries.wait().await {
+                return Ok(results);
+            }
+        }
+    }
+
+    async fn ask_to_delete(&self, group_ids: Vec<String>) -> Result<Vec<Result<()>>> {
+        let count = group_ids.len();
+        let mut service = self.client.group_service();
+        let call = service.delete_groups(v1::DeleteGroupsRequest { group_ids });
+        let response = self.client.call("deleting groups", Duration::ZERO, call);
+        let results = same_number(count, response.await?.results)?;
+        let outcomes = results
+            .iter()
+            .map(|result| outcome_of(result.error.as_ref()));
+        Ok(outcomes.collect())
     }
 }
 
 /// Asks about groups, so many at a time as the answer has room for: a part that is refused is halved, down to the single
 /// group that is at fault.
-pub(super) async fn in_parts<T>(
+pub(super) async fn in_parts<T, F: Future<Output = Result<Vec<T>>>>(
     group_ids: &[&str],
-    ask: impl AsyncFn(&[&str]) -> Result<Vec<T>>,
+    ask: impl Fn(Vec<String>) -> F,
 ) -> Result<Vec<T>> {
     let mut answers = Vec::with_capacity(group_ids.len());
     let mut left: Vec<&[&str]> = group_ids.chunks(GROUPS_PER_REQUEST).rev().collect();
     while let Some(part) = left.pop() {
-        match ask(part).await {
+        match ask(part.iter().map(ToString::to_string).collect()).await {
             Err(error) if error.code() == Some(ErrorCode::InvalidRequest) && part.len() > 1 => {
                 let (first, second) = part.split_at(part.len() / 2);
                 left.extend([second, first]);
@@ -375,7 +383,7 @@ pub(super) async fn in_parts<T>(
     Ok(answers)
 }
 
-/// Whether the coordinator was not there, so that nothing was done and the same call may succeed soon.
+/// Whether the coordinator was not there, or went away before it answered, so that the same call may succeed soon.
 pub(super) fn is_of_coordinator(error: &Error) -> bool {
     matches!(
         error.code(),
@@ -385,6 +393,16 @@ pub(super) fn is_of_coordinator(error: &Error) -> bool {
                 | ErrorCode::NotCoordinator
         )
     )
+}
+
+/// Whether what was asked for may be done all the same: the coordinator may have gone between doing it and saying so.
+pub(super) fn may_stand(error: &Error) -> bool {
+    // Who is still loading has decided nothing.
+    is_of_coordinator(error) && error.code() != Some(ErrorCode::CoordinatorLoadInProgress)
+}
+
+pub(super) fn is_no_group(error: &Error) -> bool {
+    error.code() == Some(ErrorCode::GroupIdNotFound)
 }
 
 /// What became of one entry.
