@@ -90,7 +90,8 @@ async fn a_description_tells_members_offsets_and_lag_in_records_and_time() {
     );
     assert_eq!((group.epoch, group.assignor.as_str()), (Some(3), "uniform"));
     assert_eq!(group.members[0].assignment.len(), 2);
-    assert_eq!(group.members[0].lag_time, Duration::from_millis(1_500));
+    let lag_time = group.members[0].lag_time;
+    assert_eq!(lag_time, Some(Duration::from_millis(1_500)));
     let first = &group.partitions[0];
     assert_eq!(first.committed_offset, Some(Offset::new(1)));
     assert_eq!(first.end_offset, Some(Offset::new(5)));

@@ -174,8 +174,9 @@ pub struct GroupDescription {
     pub partitions: Vec<GroupPartition>,
     /// What it has still to read in all, in records; partitions of unknown lag are left out.
     pub lag_records: u64,
-    /// The age of the oldest record that it has still to read, to the millisecond; zero if there is none.
-    pub lag_time: Duration,
+    /// The age of the oldest record that it has still to read, to the millisecond; zero if there is none, none if it is
+    /// not known.
+    pub lag_time: Option<Duration>,
 }
 
 /// A member of a group.
@@ -204,8 +205,9 @@ pub struct GroupMember {
     pub target: Vec<TopicPartition>,
     /// What it has still to read, in records.
     pub lag_records: u64,
-    /// The age of the oldest record that it has still to read, to the millisecond; zero if there is none.
-    pub lag_time: Duration,
+    /// The age of the oldest record that it has still to read, to the millisecond; zero if there is none, none if it is
+    /// not known.
+    pub lag_time: Option<Duration>,
 }
 
 /// A partition as a group sees it.
@@ -465,7 +467,7 @@ fn description_of(group: v1::GroupDescription) -> Result<GroupDescription> {
             .map(GroupPartition::from)
             .collect(),
         lag_records: known(group.lag_records).unwrap_or(0),
-        lag_time: time_of(group.lag_ms).unwrap_or_default(),
+        lag_time: time_of(group.lag_ms),
     })
 }
 
@@ -507,7 +509,7 @@ impl From<v1::GroupMember> for GroupMember {
             assignment: flat(member.assignment),
             target: flat(member.target),
             lag_records: known(member.lag_records).unwrap_or(0),
-            lag_time: time_of(member.lag_ms).unwrap_or_default(),
+            lag_time: time_of(member.lag_ms),
         }
     }
 }

@@ -64,7 +64,7 @@ pub(super) fn description(group: GroupDescription) -> v1::GroupDescription {
         members: group.members.into_iter().map(member).collect(),
         partitions: group.partitions.into_iter().map(partition).collect(),
         lag_records: signed(group.lag.records),
-        lag_ms: millis(group.lag.age),
+        lag_ms: age_ms(group.lag.age),
     }
 }
 
@@ -86,7 +86,7 @@ fn member(member: MemberDescription) -> v1::GroupMember {
         assignment: Some(assignment(&member.assignment)),
         target: Some(assignment(&member.target)),
         lag_records: signed(member.lag.records),
-        lag_ms: millis(member.lag.age),
+        lag_ms: age_ms(member.lag.age),
     }
 }
 
@@ -110,7 +110,7 @@ fn partition(partition: GroupPartition) -> v1::GroupPartition {
         log_start_offset: log_start,
         end_offset: end,
         lag_records: partition.lag.map_or(-1, |lag| signed(lag.records)),
-        lag_ms: partition.lag.map_or(-1, |lag| millis(lag.age)),
+        lag_ms: partition.lag.map_or(-1, |lag| age_ms(lag.age)),
     }
 }
 
@@ -118,8 +118,8 @@ fn signed(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
 
-fn millis(span: Duration) -> i64 {
-    i64::try_from(span.as_millis()).unwrap_or(i64::MAX)
+fn age_ms(age: Option<Duration>) -> i64 {
+    age.map_or(-1, |age| i64::try_from(age.as_millis()).unwrap_or(i64::MAX))
 }
 
 #[cfg(test)]
@@ -150,7 +150,7 @@ mod tests {
             target: named,
             lag: Lag {
                 records: u64::MAX,
-                age: Duration::MAX,
+                age: Some(Duration::MAX),
             },
         }
     }

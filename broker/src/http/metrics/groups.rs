@@ -83,7 +83,8 @@ impl GroupValues {
             labels.push(("partition", partition.partition.to_string()));
             self.partition_records
                 .push((labels.clone(), records(lag.records)));
-            self.partition_seconds.push((labels, seconds(lag.age)));
+            let age = lag.age.map(|age| (labels, age.as_secs_f64()));
+            self.partition_seconds.extend(age);
         }
         for member in &group.members {
             let mut labels = of_group();
@@ -91,7 +92,8 @@ impl GroupValues {
             labels.push(("client_id", member.client_id.to_string()));
             self.member_records
                 .push((labels.clone(), records(member.lag.records)));
-            self.member_seconds.push((labels, seconds(member.lag.age)));
+            let age = member.lag.age.map(|age| (labels, age.as_secs_f64()));
+            self.member_seconds.extend(age);
         }
     }
 
@@ -158,10 +160,6 @@ fn signed(count: usize) -> i64 {
 
 fn records(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
-}
-
-fn seconds(age: Duration) -> f64 {
-    age.as_secs_f64()
 }
 
 #[cfg(test)]

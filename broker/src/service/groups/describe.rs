@@ -85,8 +85,9 @@ impl GroupPartition {
     /// Looks into the log. May wait for the disk.
     fn measure(&mut self, partition: &Partition, now: logweir_proto::Timestamp) {
         let log = partition.log();
-        self.bounds = Some((log.log_start_offset(), partition.last_stable()));
-        let measure = |c: &CommittedOffset| lag(partition, c.offset, now);
+        let end = partition.last_stable();
+        self.bounds = Some((log.log_start_offset(), end));
+        let measure = |c: &CommittedOffset| lag(log, c.offset, end, now);
         self.lag = match self.committed.as_ref().map(measure).transpose() {
             Ok(lag) => lag,
             Err(error) => {
