@@ -45,6 +45,14 @@ pub(crate) struct Resetting {
     pub(crate) dry_run: bool,
 }
 
+fn check_count(places: &BTreeSet<(Arc<str>, PartitionId)>) -> Result<(), ApiError> {
+    if places.len() <= MAX_PLACES {
+        return Ok(());
+    }
+    let message = format!("more than {MAX_PLACES} partitions in one reset");
+    Err(ApiError::new(ErrorCode::InvalidRequest, message).hint("reset some topics at a time"))
+}
+
 impl Service {
     /// Sets the offsets of a group without members, all or none; what was set, or would be, by topic and partition.
     ///
@@ -154,12 +162,9 @@ impl Service {
                 let all = (0..topic.partition_count()).map(PartitionId::new);
                 places.extend(all.map(|partition| (Arc::clone(name), partition)));
             }
-            if places.len() > MAX_PLACES {
-                let message = format!("more than {MAX_PLACES} partitions in one reset");
-                return Err(ApiError::new(ErrorCode::InvalidRequest, message)
-                    .hint("reset some topics at a time"));
-            }
+            check_count(&places)?;
         }
+        check_count(&places)?;
         Ok(places)
     }
 
