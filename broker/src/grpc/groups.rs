@@ -132,19 +132,17 @@ impl GroupService for Handler {
         if request.topics.is_empty() {
             return Err(invalid("name the topics whose offsets are to be forgotten"));
         }
-        let mut partitions = Vec::new();
-        for (topic, numbers) in named_partitions(&ctx, &request.topics)? {
-            let all = match numbers.is_empty() {
-                true => self.all_partitions(&ctx, &topic),
-                false => Ok(numbers.into_iter().collect()),
-            };
-            let all = all.map_err(|error| status(&error))?;
-            partitions.extend(all.into_iter().map(|number| (Arc::clone(&topic), number)));
-        }
-        at_most("partitions", partitions.len(), MAX_PARTITIONS)?;
+        let (whole, some): (ByTopic, ByTopic) = named_partitions(&ctx, &request.topics)?
+            .into_iter()
+            .partition(|(_, numbers)| numbers.is_empty());
+        let some = some.iter().flat_map(|(topic, numbers)| {
+            let numbers = numbers.iter();
+            numbers.map(|number| (Arc::clone(topic), *number))
+        });
         let delete = DeleteOffsets {
             group_id: inner(&ctx, &request.group_id),
-            partitions,
+            partitions: some.collect(),
+            whole_topics: whole.into_keys().collect(),
         };
         let answers = self.service.delete_offsets(&ctx, delete).await;
         let answers = answers.map_err(|error| status(&error))?;
@@ -303,15 +301,6 @@ impl Handler {
             });
             offsets
         }))
-    }
-
-    fn all_partitions(
-        &self,
-        ctx: &RequestContext,
-        topic: &str,
-    ) -> Result<Vec<PartitionId>, ApiError> {
-        let count = self.service.topic(ctx, topic)?.partition_count();
-        Ok((0..count).map(PartitionId::new).collect())
     }
 }
 

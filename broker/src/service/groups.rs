@@ -446,8 +446,10 @@ impl Service {
                 Ok(answer?)
             })
         };
+        let whole = delete.whole_topics.iter().map(|topic| (&**topic, None));
         let targets = delete.partitions.iter();
         let targets = targets.map(|(topic, partition)| (&**topic, Some(partition.get())));
+        let targets = targets.chain(whole);
         self.suffer_in_group(ctx, Api::OffsetDelete, &delete.group_id, targets, work)
             .await
     }
