@@ -2,7 +2,8 @@
 //!
 //! Calls that only read are tried again while the broker cannot be reached, until `request_timeout` is
 //! up. Calls that change something are sent once: a lost answer is an error that says so. Where a group's
-//! coordinator says that it is not there (it loads or moves), nothing was done, and both are tried again.
+//! coordinator says that it is not there (it loads or moves), both are tried again. The change may have been made all
+//! the same; so what is tried again is said in a way that leaves the same behind when it is done twice.
 
 mod group_offsets;
 #[cfg(test)]
@@ -19,6 +20,7 @@ use logweir_proto::NodeId;
 use logweir_proto::grpc::v1;
 use tokio::time::Instant;
 
+use crate::backoff::Backoff;
 use crate::client::Client;
 use crate::clock::wait_until;
 use crate::error::{Error, ErrorKind, Result};
@@ -129,72 +131,67 @@ impl Admin {
     ///
     /// Takes a closure that makes futures, not an async closure: with those, the compiler cannot see that the calls' own
     /// futures may move between threads.
-    async fn read<T, F: Future<Output = Result<T>>>(
-        &self,
-        mut call: impl FnMut() -> F,
-    ) -> Result<T> {
-        let deadline = Instant::now() + self.client.config().request_timeout;
-        let mut backoff = self.client.backoff();
-        loop {
-            match call().await {
-                Err(error) if error.kind() == ErrorKind::Retriable => {
-                    let next = Instant::now() + backoff.next();
-                    if next >= deadline {
-                        return Err(error);
-                    }
-                    wait_until(Some(next)).await;
-                }
-                result => return result,
-            }
-        }
+    async fn read<T, F: Future<Output = Result<T>>>(&self, call: impl FnMut() -> F) -> Result<T> {
+        let passes = |result: &Result<T>| result.as_ref().is_err_and(Error::is_retriable);
+        self.repeat(call, passes).await
     }
-}
 
-impl Admin {
     /// Like [`Self::read`], and repeats the call also while an entry of its answer says that a coordinator is not
     /// there; when time is up, that entry is the answer.
-    async fn read_entries<T>(
+    async fn read_entries<T, F: Future<Output = Result<Vec<T>>>>(
         &self,
-        mut call: impl AsyncFnMut() -> Result<Vec<T>>,
+        call: impl FnMut() -> F,
         error_of: impl Fn(&T) -> Option<&v1::Error>,
     ) -> Result<Vec<T>> {
         let passes = |entry: &T| {
             let error = error_of(entry).map(Error::from_entry);
             error.as_ref().is_some_and(groups::is_of_coordinator)
         };
-        let deadline = Instant::now() + self.client.config().request_timeout;
-        let mut backoff = self.client.backoff();
+        let passes = |result: &Result<Vec<T>>| match result {
+            Err(error) => error.is_retriable(),
+            Ok(entries) => entries.iter().any(passes),
+        };
+        self.repeat(call, passes).await
+    }
+
+    /// Repeats a call while its result passes, until `request_timeout` is up.
+    async fn repeat<T, F: Future<Output = Result<T>>>(
+        &self,
+        mut call: impl FnMut() -> F,
+        mut passes: impl FnMut(&Result<T>) -> bool,
+    ) -> Result<T> {
+        let mut tries = self.tries();
         loop {
             let result = call().await;
-            let again = match &result {
-                Err(error) => error.kind() == ErrorKind::Retriable,
-                Ok(entries) => entries.iter().any(passes),
-            };
-            let next = Instant::now() + backoff.next();
-            if !again || next >= deadline {
+            if !passes(&result) || !tries.wait().await {
                 return result;
             }
-            wait_until(Some(next)).await;
         }
     }
 
-    /// Repeats a change of a group while its coordinator is not there, until `request_timeout` is up. `call` says
-    /// whether there is nothing left to be asked for again.
-    async fn change_entries(&self, mut call: impl AsyncFnMut() -> Result<bool>) -> Result<()> {
-        let deadline = Instant::now() + self.client.config().request_timeout;
-        let mut backoff = self.client.backoff();
-        loop {
-            let result = call().await;
-            let again = match &result {
-                Err(error) => groups::is_of_coordinator(error),
-                Ok(settled) => !settled,
-            };
-            let next = Instant::now() + backoff.next();
-            if !again || next >= deadline {
-                return result.map(drop);
-            }
-            wait_until(Some(next)).await;
+    fn tries(&self) -> Tries {
+        Tries {
+            deadline: Instant::now() + self.client.config().request_timeout,
+            backoff: self.client.backoff(),
         }
+    }
+}
+
+/// When a call is tried again.
+struct Tries {
+    deadline: Instant,
+    backoff: Backoff,
+}
+
+impl Tries {
+    /// Waits for the next try; `false` if time is up before.
+    async fn wait(&mut self) -> bool {
+        let next = Instant::now() + self.backoff.next();
+        if next >= self.deadline {
+            return false;
+        }
+        wait_until(Some(next)).await;
+        true
     }
 }
 

@@ -201,6 +201,13 @@ impl Error {
         self
     }
 
+    /// This error with more to be said of it.
+    pub(crate) fn with_note(mut self, note: impl fmt::Display) -> Self {
+        let inner = self.edit();
+        inner.message = format!("{}; {note}", inner.message);
+        self
+    }
+
     pub(crate) fn with_may_have_happened(mut self, may_have_happened: bool) -> Self {
         self.edit().may_have_happened = may_have_happened;
         self

@@ -663,3 +663,146 @@ async fn lag_is_on_the_metrics_page() {
     }
     broker.shutdown().await.unwrap();
 }
+
+async fn fetch(
+    grpc: &mut GrpcBroker,
+    groups: Vec<v1::FetchOffsetsGroup>,
+) -> Result<Vec<v1::GroupOffsets>, Status> {
+    let request = v1::FetchOffsetsRequest { groups };
+    Ok(grpc
+        .groups
+        .fetch_offsets(request)
+        .await?
+        .into_inner()
+        .groups)
+}
+
+fn topic(name: &str, partitions: &[i32]) -> v1::NamedPartitions {
+    v1::NamedPartitions {
+        topic: name.to_owned(),
+        partitions: partitions.to_vec(),
+    }
+}
+
+fn wanted(group_id: &str, topics: Vec<v1::NamedPartitions>) -> v1::FetchOffsetsGroup {
+    v1::FetchOffsetsGroup {
+        group_id: group_id.to_owned(),
+        topics,
+        ..Default::default()
+    }
+}
+
+/// A group named a thousand times was looked up and answered a thousand times, a partition likewise.
+#[tokio::test]
+async fn what_is_named_twice_is_refused_or_answered_once() {
+    let (broker, mut grpc) = start().await;
+    for partition in 0..3 {
+        assert_eq!(commit_alone(&mut grpc, partition, 1).await, None);
+    }
+    let twice = vec![wanted("g", Vec::new()), wanted("g", Vec::new())];
+    let refused = fetch(&mut grpc, twice).await.unwrap_err();
+    assert_eq!(name_of(&refused), "INVALID_REQUEST");
+    let group_ids = vec!["g".to_owned(), "g".to_owned()];
+    let twice = v1::DescribeGroupsRequest {
+        group_ids: group_ids.clone(),
+    };
+    let refused = grpc.groups.describe_groups(twice).await.unwrap_err();
+    assert_eq!(name_of(&refused), "INVALID_REQUEST");
+    let twice = v1::DeleteGroupsRequest { group_ids };
+    let refused = grpc.groups.delete_groups(twice).await.unwrap_err();
+    assert_eq!(name_of(&refused), "INVALID_REQUEST");
+
+    let check = async |topics: Vec<v1::NamedPartitions>, expected: &[i32]| {
+        let groups = vec![wanted("g", topics)];
+        let fetched = fetch(&mut grpc.clone(), groups).await.unwrap();
+        let offsets = fetched[0].offsets.iter();
+        let partitions: Vec<_> = offsets.map(|offset| offset.partition).collect();
+        assert_eq!(partitions, expected);
+    };
+    check(
+        vec![topic("orders", &[2, 0, 2]), topic("orders", &[0])],
+        &[0, 2],
+    )
+    .await;
+    check(
+        vec![topic("orders", &[2]), topic("orders", &[])],
+        &[0, 1, 2],
+    )
+    .await;
+    check(
+        vec![topic("orders", &[]), topic("orders", &[2])],
+        &[0, 1, 2],
+    )
+    .await;
+    check(vec![topic("orders", &[1]), topic("others", &[])], &[1]).await;
+    let offset = v1::ExactOffset {
+        topic: "orders".to_owned(),
+        ..Default::default()
+    };
+    let exact = v1::reset_offsets_request::To::Exact(v1::ExactOffsets {
+        offsets: vec![offset; 2],
+    });
+    let refused = grpc.groups.reset_offsets(reset(exact, true)).await;
+    assert_eq!(name_of(&refused.unwrap_err()), "INVALID_REQUEST");
+    broker.shutdown().await.unwrap();
+}
+
+/// Commits for these partitions of "wide", with metadata of 4,096 bytes each.
+async fn commit_wide(grpc: &mut GrpcBroker, group_id: &str, partitions: std::ops::Range<i32>) {
+    let partitions: Vec<i32> = partitions.collect();
+    for partitions in partitions.chunks(200) {
+        let offsets = partitions.iter().map(|partition| v1::OffsetToCommit {
+            topic: "wide".to_owned(),
+            partition: *partition,
+            metadata: "m".repeat(4_096),
+            ..Default::default()
+        });
+        let request = v1::CommitOffsetsRequest {
+            group_id: group_id.to_owned(),
+            member_epoch: -1,
+            offsets: offsets.collect(),
+            ..Default::default()
+        };
+        let answer = grpc.groups.commit_offsets(request).await.unwrap();
+        let results = answer.into_inner().results;
+        assert!(results.iter().all(|result| result.error.is_none()));
+    }
+}
+
+/// The answers had no limit in bytes.
+#[tokio::test]
+async fn an_answer_about_groups_has_a_limit_and_says_what_to_ask_for_instead() {
+    let broker = Broker::start(Config::in_memory()).await.unwrap();
+    let mut grpc = connect(&broker).await;
+    grpc.create_topic("wide", 4_200, &[]).await;
+    commit_wide(&mut grpc, "a", 0..2_400).await;
+    commit_wide(&mut grpc, "b", 0..2_400).await;
+    let all = |ids: &[&str]| ids.iter().map(|id| wanted(id, Vec::new())).collect();
+    let one = fetch(&mut grpc, all(&["a"])).await.unwrap();
+    assert_eq!(one[0].offsets.len(), 2_400);
+    let refused = fetch(&mut grpc, all(&["a", "b"])).await.unwrap_err();
+    assert!(refused.message().contains("fewer groups"), "{refused}");
+    let describe = |ids: &[&str]| {
+        let group_ids = ids.iter().map(ToString::to_string).collect();
+        let (mut groups, request) = (grpc.groups.clone(), v1::DescribeGroupsRequest { group_ids });
+        async move { Ok::<_, Status>(groups.describe_groups(request).await?.into_inner().groups) }
+    };
+    assert_eq!(describe(&["a"]).await.unwrap()[0].partitions.len(), 2_400);
+    let refused = describe(&["a", "b"]).await.unwrap_err();
+    assert!(refused.message().contains("fewer groups"), "{refused}");
+
+    // What never fits is told for that group alone.
+    commit_wide(&mut grpc, "a", 2_400..4_200).await;
+    let fetched = fetch(&mut grpc, all(&["a", "b"])).await.unwrap();
+    let error = fetched[0].error.as_ref().unwrap();
+    assert!(error.action.contains("name topics"), "{error:?}");
+    assert_eq!(fetched[1].offsets.len(), 2_400);
+    let described = describe(&["a", "b"]).await.unwrap();
+    let error = described[0].error.as_ref().unwrap();
+    assert!(error.action.contains("fetch its offsets"), "{error:?}");
+    assert_eq!(described[1].partitions.len(), 2_400);
+    let some = wanted("a", vec![topic("wide", &[4_199])]);
+    let fetched = fetch(&mut grpc, vec![some]).await.unwrap();
+    assert_eq!(fetched[0].offsets.len(), 1);
+    broker.shutdown().await.unwrap();
+}

@@ -17,6 +17,8 @@ use crate::ListenAddr;
 
 mod coordinators;
 mod embedding;
+#[cfg(feature = "http")]
+mod group_lists;
 
 const QUIET: ListenAddr = ListenAddr::Off;
 

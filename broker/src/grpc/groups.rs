@@ -1,8 +1,9 @@
 //! `logweir.v1.GroupService`, but for the membership stream (`membership.rs`).
 
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use logweir_proto::grpc::v1;
@@ -16,21 +17,26 @@ use crate::grpc::Handler;
 use crate::grpc::budget::Charge;
 use crate::grpc::context::{context, topic_id};
 use crate::grpc::membership;
+use crate::grpc::responses::Responses;
 use crate::grpc::status::{at_most, check_name, error_of, invalid, status};
 use crate::service::groups::request::{
     CommitOffsets, DeleteOffsets, FetchGroup, ListGroups, NewOffset,
 };
-use crate::service::groups::{ByTopic, Epoch, ListedGroup, Named};
-use crate::service::{
-    GroupDescription, GroupPartition, MemberDescription, RequestContext, ResetTo, Resetting,
-};
+use crate::service::groups::{ByTopic, Epoch, FetchedOffset, ListedGroup, Named};
+use crate::service::{RequestContext, ResetTo, Resetting};
+
+mod description;
+mod room;
+
+use description::{bytes_of, description};
+use room::{AnswerRoom, GROUP_BYTES, too_large};
 
 /// Groups of one request.
 const MAX_GROUPS: usize = 1_000;
 /// Partitions and offsets of one request.
 const MAX_PARTITIONS: usize = 10_000;
-/// Members and partitions of all groups that one response describes.
-const MAX_DESCRIBED: usize = 100_000;
+/// What a committed offset takes in an answer beside its strings, at most.
+const OFFSET_BYTES: usize = 96;
 /// States and types that a list is narrowed to; there are fewer.
 const MAX_FILTERS: usize = 100;
 
@@ -90,23 +96,30 @@ impl GroupService for Handler {
         request: Request<v1::FetchOffsetsRequest>,
     ) -> Result<Response<v1::FetchOffsetsResponse>, Status> {
         let ctx = context(&request);
+        let responses = request.extensions().get::<Responses>().cloned();
         let request = request.into_inner();
         at_most("groups", request.groups.len(), MAX_GROUPS)?;
-        let mut room = MAX_DESCRIBED;
+        distinct(request.groups.iter().map(|group| &group.group_id))?;
+        let mut room = AnswerRoom::new(responses, ctx.deadline).await?;
         let mut groups = Vec::with_capacity(request.groups.len());
         for group in request.groups {
-            let outcome = self.offsets_of(&ctx, &group).await?;
-            let error = error_of(&outcome);
-            let offsets = outcome.unwrap_or_default();
-            room = room
-                .checked_sub(offsets.len())
-                .ok_or_else(|| too_many("offsets"))?;
+            let mut outcome = self.offsets_of(&ctx, &group).await?;
+            let offsets = outcome.iter().flatten();
+            let bytes: usize = offsets.map(offset_bytes).sum();
+            if !room.take(group_bytes(&group.group_id, bytes)).await? {
+                outcome = Err(too_large(
+                    "its offsets",
+                    bytes,
+                    "name topics, some at a time",
+                ));
+            }
             groups.push(v1::GroupOffsets {
                 group_id: group.group_id,
-                error,
-                offsets,
+                error: error_of(&outcome),
+                offsets: outcome.into_iter().flatten().filter_map(offset).collect(),
             });
         }
+        room.hand_on();
         Ok(Response::new(v1::FetchOffsetsResponse { groups }))
     }
 
@@ -119,19 +132,17 @@ impl GroupService for Handler {
         if request.topics.is_empty() {
             return Err(invalid("name the topics whose offsets are to be forgotten"));
         }
-        let mut partitions = Vec::new();
-        for (topic, numbers) in named_partitions(&ctx, &request.topics)? {
-            let all = match numbers.is_empty() {
-                true => self.all_partitions(&ctx, &topic),
-                false => Ok(numbers),
-            };
-            let all = all.map_err(|error| status(&error))?;
-            partitions.extend(all.into_iter().map(|number| (Arc::clone(&topic), number)));
-        }
-        at_most("partitions", partitions.len(), MAX_PARTITIONS)?;
+        let (whole, some): (ByTopic, ByTopic) = named_partitions(&ctx, &request.topics)?
+            .into_iter()
+            .partition(|(_, numbers)| numbers.is_empty());
+        let some = some.iter().flat_map(|(topic, numbers)| {
+            let numbers = numbers.iter();
+            numbers.map(|number| (Arc::clone(topic), *number))
+        });
         let delete = DeleteOffsets {
             group_id: inner(&ctx, &request.group_id),
-            partitions,
+            partitions: some.collect(),
+            whole_topics: whole.into_keys().collect(),
         };
         let answers = self.service.delete_offsets(&ctx, delete).await;
         let answers = answers.map_err(|error| status(&error))?;
@@ -208,26 +219,28 @@ impl GroupService for Handler {
         request: Request<v1::DescribeGroupsRequest>,
     ) -> Result<Response<v1::DescribeGroupsResponse>, Status> {
         let ctx = context(&request);
+        let responses = request.extensions().get::<Responses>().cloned();
         let request = request.into_inner();
         at_most("groups", request.group_ids.len(), MAX_GROUPS)?;
-        let mut room = MAX_DESCRIBED;
+        distinct(&request.group_ids)?;
+        let mut room = AnswerRoom::new(responses, ctx.deadline).await?;
         let mut groups = Vec::with_capacity(request.group_ids.len());
         for group_id in request.group_ids {
-            let outcome = self
-                .service
-                .describe_group(&ctx, &inner(&ctx, &group_id))
-                .await;
+            let inner = inner(&ctx, &group_id);
+            let mut outcome = self.service.describe_group(&ctx, &inner).await;
+            let bytes = outcome.as_ref().map_or(0, bytes_of);
+            if !room.take(group_bytes(&group_id, bytes)).await? {
+                let hint = "fetch its offsets instead, some topics at a time";
+                outcome = Err(too_large("its members and partitions", bytes, hint));
+            }
             let error = error_of(&outcome);
-            let described = outcome.ok().map(description).unwrap_or_default();
-            room = room
-                .checked_sub(described.members.len() + described.partitions.len())
-                .ok_or_else(|| too_many("members and partitions"))?;
             groups.push(v1::GroupDescription {
                 group_id,
                 error,
-                ..described
+                ..outcome.map(description).unwrap_or_default()
             });
         }
+        room.hand_on();
         Ok(Response::new(v1::DescribeGroupsResponse { groups }))
     }
 
@@ -238,6 +251,7 @@ impl GroupService for Handler {
         let ctx = context(&request);
         let request = request.into_inner();
         at_most("groups", request.group_ids.len(), MAX_GROUPS)?;
+        distinct(&request.group_ids)?;
         let mut results = Vec::with_capacity(request.group_ids.len());
         for group_id in request.group_ids {
             let outcome = self
@@ -252,22 +266,16 @@ impl GroupService for Handler {
 }
 
 impl Handler {
-    /// The committed offsets of one group of a request; the outer error is about the request.
+    /// What one group of a request has committed, by topic and partition; the outer error is about the request.
     async fn offsets_of(
         &self,
         ctx: &RequestContext,
         group: &v1::FetchOffsetsGroup,
-    ) -> Result<Result<Vec<v1::CommittedOffset>, ApiError>, Status> {
+    ) -> Result<Result<Vec<FetchedOffset>, ApiError>, Status> {
         let topics = named_partitions(ctx, &group.topics)?;
         // Of a topic without numbers all partitions are meant, also those that it has no more.
-        let exact = topics.iter().all(|(_, numbers)| !numbers.is_empty());
-        let wanted = |topic: &Arc<str>, partition: PartitionId| {
-            let fits = |(name, numbers): &(Arc<str>, Vec<PartitionId>)| {
-                name == topic && (numbers.is_empty() || numbers.contains(&partition))
-            };
-            topics.is_empty() || topics.iter().any(fits)
-        };
-        let partitions = (exact && !topics.is_empty()).then(|| {
+        let exact = !topics.is_empty() && topics.values().all(|numbers| !numbers.is_empty());
+        let partitions = exact.then(|| {
             let all = topics.iter();
             let all = all.flat_map(|(topic, n)| n.iter().map(|n| (Arc::clone(topic), *n)));
             all.collect()
@@ -283,33 +291,16 @@ impl Handler {
             require_stable: false,
         };
         let fetched = self.service.fetch_offsets(ctx, fetch).await;
-        Ok(fetched.map(|offsets| {
-            let offsets = offsets
-                .into_iter()
-                .filter(|offset| exact || wanted(&offset.topic, offset.partition));
-            let committed = offsets.filter_map(|offset| {
-                let committed = offset.committed?;
-                Some(v1::CommittedOffset {
-                    topic: offset.topic.to_string(),
-                    topic_id: known_id(committed.topic_id),
-                    partition: offset.partition.get(),
-                    offset: committed.offset.get(),
-                    leader_epoch: committed.leader_epoch.get(),
-                    metadata: committed.metadata.to_string(),
-                    committed_at_ms: committed.committed_at.get(),
-                })
+        Ok(fetched.map(|mut offsets| {
+            let is_wanted = |offset: &FetchedOffset| {
+                let numbers = topics.get(&offset.topic);
+                numbers.is_some_and(|n| n.is_empty() || n.contains(&offset.partition))
+            };
+            offsets.retain(|offset| {
+                offset.committed.is_some() && (topics.is_empty() || is_wanted(offset))
             });
-            committed.collect()
+            offsets
         }))
-    }
-
-    fn all_partitions(
-        &self,
-        ctx: &RequestContext,
-        topic: &str,
-    ) -> Result<Vec<PartitionId>, ApiError> {
-        let count = self.service.topic(ctx, topic)?.partition_count();
-        Ok((0..count).map(PartitionId::new).collect())
     }
 }
 
@@ -318,10 +309,38 @@ pub(super) fn inner(ctx: &RequestContext, name: &str) -> Arc<str> {
     Arc::from(&*ctx.names.to_inner(name))
 }
 
-fn too_many(what: &str) -> Status {
-    invalid(format!(
-        "the answer would hold more than {MAX_DESCRIBED} {what}; ask for fewer groups at once"
-    ))
+/// Refuses groups that are named twice: each would be looked up and answered again.
+fn distinct<'a>(ids: impl IntoIterator<Item = &'a String>) -> Result<(), Status> {
+    let mut seen = BTreeSet::new();
+    for id in ids {
+        if !seen.insert(id) {
+            return Err(invalid(format!("group {id:?} is there twice")));
+        }
+    }
+    Ok(())
+}
+
+/// What a group takes in an answer, at most; an error may name it.
+fn group_bytes(group_id: &str, content: usize) -> usize {
+    GROUP_BYTES + 2 * group_id.len() + content
+}
+
+fn offset_bytes(offset: &FetchedOffset) -> usize {
+    let metadata = offset.committed.as_ref().map_or(0, |c| c.metadata.len());
+    OFFSET_BYTES + offset.topic.len() + metadata
+}
+
+fn offset(fetched: FetchedOffset) -> Option<v1::CommittedOffset> {
+    let committed = fetched.committed?;
+    Some(v1::CommittedOffset {
+        topic: fetched.topic.to_string(),
+        topic_id: known_id(committed.topic_id),
+        partition: fetched.partition.get(),
+        offset: committed.offset.get(),
+        leader_epoch: committed.leader_epoch.get(),
+        metadata: committed.metadata.to_string(),
+        committed_at_ms: committed.committed_at.get(),
+    })
 }
 
 fn known_id(id: TopicId) -> Bytes {
@@ -350,6 +369,7 @@ fn new_offset(ctx: &RequestContext, offset: &v1::OffsetToCommit) -> Result<NewOf
     })
 }
 
+/// Topics with the partitions that are named of them, each once; none stands for all of the topic.
 fn named_partitions(
     ctx: &RequestContext,
     topics: &[v1::NamedPartitions],
@@ -357,11 +377,23 @@ fn named_partitions(
     at_most("topics", topics.len(), MAX_PARTITIONS)?;
     let count = topics.iter().map(|topic| topic.partitions.len()).sum();
     at_most("partitions", count, MAX_PARTITIONS)?;
-    let mut named = Vec::with_capacity(topics.len());
+    let mut named = BTreeMap::new();
     for topic in topics {
         check_name(&topic.topic)?;
         let numbers = topic.partitions.iter().copied().map(PartitionId::new);
-        named.push((inner(ctx, &topic.topic), numbers.collect()));
+        let numbers: BTreeSet<_> = numbers.collect();
+        match named.entry(inner(ctx, &topic.topic)) {
+            Entry::Vacant(place) => {
+                place.insert(numbers);
+            }
+            Entry::Occupied(mut held) => {
+                let all = numbers.is_empty() || held.get().is_empty();
+                held.get_mut().extend(numbers);
+                if all {
+                    held.get_mut().clear();
+                }
+            }
+        }
     }
     Ok(named)
 }
@@ -381,21 +413,7 @@ fn reset_to(
             return Err(invalid(format!("timestamp_ms {ms} lies before 1970")));
         }
         Some(To::ShiftBy(by)) => ResetTo::ShiftBy(by),
-        Some(To::Exact(exact)) => {
-            at_most("offsets", exact.offsets.len(), MAX_PARTITIONS)?;
-            let offsets = exact.offsets.into_iter().map(|offset| {
-                let offset = v1::OffsetToCommit {
-                    topic: offset.topic,
-                    topic_id: offset.topic_id,
-                    partition: offset.partition,
-                    offset: offset.offset,
-                    leader_epoch: offset.leader_epoch,
-                    metadata: offset.metadata,
-                };
-                new_offset(ctx, &offset)
-            });
-            ResetTo::Exact(offsets.collect::<Result<_, _>>()?)
-        }
+        Some(To::Exact(exact)) => ResetTo::Exact(exact_offsets(ctx, exact.offsets)?),
         None => {
             return Err(invalid(
                 "say where to: earliest, latest, offset, timestamp_ms, shift_by or exact",
@@ -404,55 +422,39 @@ fn reset_to(
     })
 }
 
+fn exact_offsets(
+    ctx: &RequestContext,
+    exact: Vec<v1::ExactOffset>,
+) -> Result<Vec<NewOffset>, Status> {
+    at_most("offsets", exact.len(), MAX_PARTITIONS)?;
+    let mut seen = BTreeSet::new();
+    for offset in &exact {
+        let (topic, partition) = (&offset.topic, offset.partition);
+        if !seen.insert((topic, partition)) {
+            let message = format!("partition {partition} of topic {topic:?} is there twice");
+            return Err(invalid(message));
+        }
+    }
+    let offsets = exact.into_iter().map(|offset| {
+        let offset = v1::OffsetToCommit {
+            topic: offset.topic,
+            topic_id: offset.topic_id,
+            partition: offset.partition,
+            offset: offset.offset,
+            leader_epoch: offset.leader_epoch,
+            metadata: offset.metadata,
+        };
+        new_offset(ctx, &offset)
+    });
+    offsets.collect()
+}
+
 fn summary(group: &ListedGroup) -> v1::GroupSummary {
     v1::GroupSummary {
         group_id: group.group_id.to_string(),
         state: group.state.to_owned(),
         r#type: group.group_type.to_owned(),
         protocol_type: group.protocol_type.to_string(),
-    }
-}
-
-fn description(group: GroupDescription) -> v1::GroupDescription {
-    let (epoch, assignment_epoch) = group.epochs.map_or((-1, -1), |(epoch, assignment)| {
-        (epoch.get(), assignment.get())
-    });
-    v1::GroupDescription {
-        group_id: group.group_id.to_string(),
-        error: None,
-        state: group.state.to_owned(),
-        r#type: group.group_type.to_owned(),
-        protocol_type: group.protocol_type.to_string(),
-        assignor: group.assignor.to_string(),
-        epoch,
-        assignment_epoch,
-        coordinator_id: group.coordinator.get(),
-        members: group.members.into_iter().map(member).collect(),
-        partitions: group.partitions.into_iter().map(partition).collect(),
-        lag_records: signed(group.lag.records),
-        lag_ms: millis(group.lag.age),
-    }
-}
-
-fn member(member: MemberDescription) -> v1::GroupMember {
-    let names = member.topic_names.iter().map(ToString::to_string);
-    v1::GroupMember {
-        member_id: member.member_id.to_string(),
-        instance_id: member.instance_id.map(|id| id.to_string()),
-        client_id: member.client_id.to_string(),
-        client_host: member.client_host.to_string(),
-        rack_id: member.rack_id.map(|rack| rack.to_string()),
-        member_epoch: member.epoch.map_or(-1, Epoch::get),
-        subscription: Some(v1::Subscription {
-            topics: names.collect(),
-            topic_regex: member
-                .topic_regex
-                .map_or_else(String::new, |r| r.to_string()),
-        }),
-        assignment: Some(assignment(&member.assignment)),
-        target: Some(assignment(&member.target)),
-        lag_records: signed(member.lag.records),
-        lag_ms: millis(member.lag.age),
     }
 }
 
@@ -468,36 +470,4 @@ pub(super) fn assignment(named: &Named) -> v1::Assignment {
     v1::Assignment {
         topics: topics.collect(),
     }
-}
-
-fn partition(partition: GroupPartition) -> v1::GroupPartition {
-    let leader_epoch = partition.leader_epoch().get();
-    let (log_start, end) = partition
-        .bounds
-        .map_or((-1, -1), |(start, end)| (start.get(), end.get()));
-    let committed = partition.committed.as_ref();
-    v1::GroupPartition {
-        topic: partition.topic.to_string(),
-        topic_id: partition.topic_id.map_or_else(Bytes::new, known_id),
-        partition: partition.partition.get(),
-        member_id: partition
-            .member_id
-            .map_or_else(String::new, |id| id.to_string()),
-        committed_offset: committed.map_or(-1, |committed| committed.offset.get()),
-        leader_epoch,
-        metadata: committed.map_or_else(String::new, |committed| committed.metadata.to_string()),
-        committed_at_ms: committed.map_or(-1, |committed| committed.committed_at.get()),
-        log_start_offset: log_start,
-        end_offset: end,
-        lag_records: partition.lag.map_or(-1, |lag| signed(lag.records)),
-        lag_ms: partition.lag.map_or(-1, |lag| millis(lag.age)),
-    }
-}
-
-fn signed(count: u64) -> i64 {
-    i64::try_from(count).unwrap_or(i64::MAX)
-}
-
-fn millis(span: Duration) -> i64 {
-    i64::try_from(span.as_millis()).unwrap_or(i64::MAX)
 }

@@ -25,7 +25,8 @@
 //! | `logweir_log_start_offset`, `logweir_high_watermark`, `logweir_log_end_offset`, `logweir_durable_end_offset` | offset | by topic and partition |
 //! | `logweir_log_size_bytes` | bytes | segments, by topic and partition |
 //! | `logweir_groups` | groups | consumer groups coordinated here |
-//! | `logweir_groups_left_out` | groups | of them not on the page: it is full, or they cannot be asked |
+//! | `logweir_groups_left_out` | groups | of them not on the page: it is full, or they could not be asked in time |
+//! | `logweir_groups_unlisted_partitions` | partitions | of `__consumer_offsets`, whose groups are not known at present |
 //! | `logweir_group_members` | members | by group |
 //! | `logweir_group_lag_records` | records | still to be read, by group, topic and partition |
 //! | `logweir_group_lag_seconds` | seconds | age of the oldest of them, by group, topic and partition |

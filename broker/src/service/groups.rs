@@ -15,7 +15,7 @@ use uuid::Uuid;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::coordinator::groups::GroupMachine;
-use crate::coordinator::groups::answer::{FetchedOffset, GroupAnswer, GroupError, PartitionAnswer};
+use crate::coordinator::groups::answer::{GroupAnswer, GroupError, PartitionAnswer};
 use crate::coordinator::groups::config::GroupConfig;
 use crate::coordinator::groups::request::{
     CommitOffsets, ConsumerHeartbeat, DeleteOffsets, FetchGroup, GroupRequest, ListGroups,
@@ -34,10 +34,14 @@ mod describe;
 mod lag;
 mod reset;
 
-pub(crate) use crate::coordinator::groups::answer::{ConsumerHeartbeatAnswer, ListedGroup};
+pub(crate) use crate::coordinator::groups::answer::{
+    ConsumerHeartbeatAnswer, FetchedOffset, ListedGroup,
+};
 pub(crate) use crate::coordinator::groups::ids::{Assignment, Epoch};
 pub(crate) use crate::coordinator::groups::request;
 pub(crate) use describe::{GroupDescription, GroupPartition, MemberDescription, Named};
+#[cfg(test)]
+pub(crate) use lag::Lag;
 pub(crate) use reset::{ByTopic, ResetTo, Resetting};
 
 /// Where groups and committed offsets are kept.
@@ -48,7 +52,16 @@ pub(crate) struct Groups {
     coordinator: Arc<Coordinator<GroupMachine>>,
     topics: Arc<TopicsNow>,
     /// Turns at measuring lag.
-    measuring: Semaphore,
+    measuring: Arc<Semaphore>,
+}
+
+/// Groups, as far as they could be asked for.
+#[cfg(feature = "http")]
+#[derive(Debug, Default)]
+pub(crate) struct AllGroups {
+    pub(crate) groups: Vec<ListedGroup>,
+    /// Partitions of the table whose groups are not known at present.
+    pub(crate) unlisted_partitions: usize,
 }
 
 /// How many groups' lag is measured at a time.
@@ -82,7 +95,7 @@ impl Groups {
         Self {
             coordinator,
             topics,
-            measuring: Semaphore::new(MAX_MEASURING),
+            measuring: Arc::new(Semaphore::new(MAX_MEASURING)),
         }
     }
 
@@ -433,8 +446,10 @@ impl Service {
                 Ok(answer?)
             })
         };
+        let whole = delete.whole_topics.iter().map(|topic| (&**topic, None));
         let targets = delete.partitions.iter();
         let targets = targets.map(|(topic, partition)| (&**topic, Some(partition.get())));
+        let targets = targets.chain(whole);
         self.suffer_in_group(ctx, Api::OffsetDelete, &delete.group_id, targets, work)
             .await
     }
@@ -452,13 +467,30 @@ impl Service {
         self.suffer(ctx, Api::ListGroups, None, work).await
     }
 
-    /// All groups that this broker coordinates, for its own sake.
-    ///
-    /// # Errors
-    /// As [`Service::list_groups`].
+    /// The groups that this broker coordinates, for its own sake, by partition of the table and id. What a partition of it
+    /// does not tell before `until` is counted, not waited for.
     #[cfg(feature = "http")]
-    pub(crate) async fn list_all_groups(&self) -> Result<Vec<ListedGroup>, ApiError> {
-        self.list_groups_now(&ListGroups::default()).await
+    pub(crate) async fn list_all_groups(&self, until: tokio::time::Instant) -> AllGroups {
+        let coordinator = &self.groups.coordinator;
+        // All are asked before any is waited for.
+        let ask =
+            |partition| coordinator.begin_at(partition, GroupRequest::List(ListGroups::default()));
+        let asked: Vec<_> = coordinator.led().into_iter().map(ask).collect();
+        let mut all = AllGroups::default();
+        for pending in asked {
+            let listed = match pending {
+                Ok(pending) => tokio::time::timeout_at(until, pending.wait()).await.ok(),
+                Err(error) => Some(Err(error)),
+            };
+            match listed {
+                Some(Ok(GroupAnswer::List(listed))) => all.groups.extend(listed),
+                listed => {
+                    tracing::debug!(?listed, "the groups of a partition cannot be listed");
+                    all.unlisted_partitions += 1;
+                }
+            }
+        }
+        all
     }
 
     async fn list_groups_now(&self, filter: &ListGroups) -> Result<Vec<ListedGroup>, ApiError> {

@@ -7,15 +7,16 @@ use logweir_proto::grpc::v1;
 use logweir_proto::{LeaderEpoch, Offset, PartitionId, Timestamp, TopicId};
 use v1::reset_offsets_request::To;
 
-use super::groups::{is_of_coordinator, outcome_of, same_number};
+use super::groups::{in_parts, is_no_group, is_of_coordinator, may_stand, outcome_of, same_number};
 use super::{Admin, only};
 use crate::error::{Error, Result};
 use crate::topic_partition::TopicPartition;
 
-/// Groups of one request; the broker takes 1,000, with answers that must fit into one response.
-const GROUPS_PER_REQUEST: usize = 100;
 /// Offsets of one request, which is what the broker takes.
 const OFFSETS_PER_REQUEST: usize = 10_000;
+/// And their bytes, as the broker counts them: strings, and so much beside them for each offset.
+const BYTES_PER_REQUEST: usize = 1_000_000;
+const OFFSET_BYTES: usize = 96;
 
 /// An offset that a group has committed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -132,9 +133,14 @@ pub enum ResetTo {
     Offset(Offset),
     /// At the first record whose timestamp is at or above this time; at the end if there is none.
     Timestamp(Timestamp),
-    /// So many offsets on (or back, if negative) from what is committed, kept between the first and the end.
+    /// So many offsets on (or back, if negative) from what is committed, kept between the first and the end. Looked up
+    /// first and then set, so that it is not done twice where it has to be tried again.
     ShiftBy(i64),
-    /// At these offsets as they are; at most 10,000. A topic with another id than the one given is refused.
+    /// At these offsets as they are, each partition once. A topic with another id than the one given is refused.
+    ///
+    /// The broker takes 10,000 offsets and 1,000,000 bytes at once, counting for each offset its topic's name, its metadata,
+    /// the group's id and 96 bytes. More are all checked first, and then set part by part: if a later part fails all the
+    /// same, the error says what was set before.
     Exact(Vec<OffsetToCommit>),
 }
 
@@ -159,7 +165,7 @@ impl Admin {
         only(self.groups_offsets(&[group_id]).await?)?
     }
 
-    /// What groups have committed, in order, each by topic and partition.
+    /// What groups have committed, in order, each by topic and partition. One that has more than 16 MiB of it is refused.
     ///
     /// # Errors
     /// If a whole request failed.
@@ -167,10 +173,9 @@ impl Admin {
         &self,
         group_ids: &[&str],
     ) -> Result<Vec<Result<Vec<CommittedOffset>>>> {
-        let mut fetched = Vec::with_capacity(group_ids.len());
-        for chunk in group_ids.chunks(GROUPS_PER_REQUEST) {
-            let asked = chunk.iter().map(|group_id| v1::FetchOffsetsGroup {
-                group_id: (*group_id).to_owned(),
+        let groups = in_parts(group_ids, |group_ids| async {
+            let asked = group_ids.into_iter().map(|group_id| v1::FetchOffsetsGroup {
+                group_id,
                 topics: Vec::new(),
                 member_id: String::new(),
                 member_epoch: -1,
@@ -178,66 +183,61 @@ impl Admin {
             let request = v1::FetchOffsetsRequest {
                 groups: asked.collect(),
             };
-            let groups = self
-                .read_entries(
-                    async || {
-                        let mut service = self.client.group_service();
-                        let call = service.fetch_offsets(request.clone());
-                        let what = "fetching committed offsets";
-                        let response = self.client.call(what, Duration::ZERO, call).await?;
-                        same_number(chunk.len(), response.groups)
-                    },
-                    |group| group.error.as_ref(),
-                )
-                .await?;
-            fetched.extend(groups.into_iter().map(|group| {
-                outcome_of(group.error.as_ref())?;
-                Ok(group.offsets.into_iter().map(Into::into).collect())
-            }));
-        }
-        Ok(fetched)
+            let ask = || async {
+                let mut service = self.client.group_service();
+                let call = service.fetch_offsets(request.clone());
+                let what = "fetching committed offsets";
+                let response = self.client.call(what, Duration::ZERO, call).await?;
+                same_number(request.groups.len(), response.groups)
+            };
+            self.read_entries(ask, |group| group.error.as_ref()).await
+        });
+        let offsets_of = |group: v1::GroupOffsets| {
+            outcome_of(group.error.as_ref())?;
+            Ok(group.offsets.into_iter().map(Into::into).collect())
+        };
+        Ok(groups.await?.into_iter().map(offsets_of).collect())
     }
 
     /// Commits offsets for a group that has no members, each on its own; the results are in order. A group that does
-    /// not exist is made.
+    /// not exist is made. More than one request takes (see [`ResetTo::Exact`]) are sent as several.
     ///
     /// # Errors
-    /// If the group has members, or a whole request failed: of more than 10,000 offsets, earlier ones may be
-    /// committed then.
+    /// If the group has members, or a whole request failed; of several, it is said which offsets were committed before.
     pub async fn commit_group_offsets(
         &self,
         group_id: &str,
         offsets: &[OffsetToCommit],
     ) -> Result<Vec<Result<()>>> {
         let mut results = Vec::with_capacity(offsets.len());
-        for chunk in offsets.chunks(OFFSETS_PER_REQUEST) {
+        for part in parts(group_id, offsets) {
             let request = v1::CommitOffsetsRequest {
                 group_id: group_id.to_owned(),
                 member_id: String::new(),
                 member_epoch: -1,
                 instance_id: None,
-                offsets: chunk.iter().map(v1::OffsetToCommit::from).collect(),
+                offsets: part.iter().map(v1::OffsetToCommit::from).collect(),
             };
-            let mut answered = Vec::new();
-            self.change_entries(async || {
+            let commit = || async {
                 let mut service = self.client.group_service();
                 let call = service.commit_offsets(request.clone());
                 let what = "committing offsets";
                 let response = self.client.call(what, Duration::ZERO, call).await?;
-                answered = same_number(chunk.len(), response.results)?;
-                Ok(is_settled(&answered))
-            })
-            .await?;
+                same_number(part.len(), response.results)
+            };
+            let answered = self.repeat(commit, passes).await;
+            let answered = answered.map_err(|error| after(error, &offsets[..results.len()]))?;
             results.extend(answered.iter().map(|result| result_of(result).1));
         }
         Ok(results)
     }
 
-    /// Forgets what a group has committed for these partitions, each on its own. Partitions of topics that the group's
-    /// members are subscribed to are refused.
+    /// Forgets what a group has committed for these partitions, each on its own; of a whole topic for those that it has
+    /// committed something for, also if the topic is gone. Partitions of topics that the group's members are subscribed to
+    /// are refused.
     ///
     /// # Errors
-    /// If there is no such group, or the whole request failed.
+    /// If there is no such group, no topic is named, or the whole request failed.
     pub async fn delete_group_offsets(
         &self,
         group_id: &str,
@@ -247,26 +247,82 @@ impl Admin {
             group_id: group_id.to_owned(),
             topics: partitions.iter().map(v1::NamedPartitions::from).collect(),
         };
-        let mut answered = Vec::new();
-        self.change_entries(async || {
+        let delete = || async {
             let mut service = self.client.group_service();
             let call = service.delete_offsets(request.clone());
             let what = "deleting committed offsets";
             let response = self.client.call(what, Duration::ZERO, call).await?;
-            answered = response.results;
-            Ok(is_settled(&answered))
-        })
-        .await?;
-        Ok(answered.iter().map(result_of).collect())
+            Ok(response.results)
+        };
+        let mut may_be_done = false;
+        let answered = self.repeat(delete, |result| {
+            may_be_done |= result.as_ref().is_err_and(may_stand);
+            passes(result)
+        });
+        match answered.await {
+            // With its last offset, the group was gone, too.
+            Err(error) if may_be_done && is_no_group(&error) => Ok(singly(partitions)),
+            answered => Ok(answered?.iter().map(result_of).collect()),
+        }
     }
 
-    /// Sets where a group that has no members goes on reading: all of it, or nothing. With `dry_run` it is only said
-    /// what would be set. `topics` limits it; empty for all that the group has committed something for. A group that
-    /// does not exist is made.
+    /// Sets where a group that has no members goes on reading: all of it, or nothing, but for very many exact offsets
+    /// (see [`ResetTo::Exact`]). With `dry_run` it is only said what would be set. `topics` limits it; empty for all that
+    /// the group has committed something for. A group that does not exist is made.
     ///
     /// # Errors
     /// If the group has members, a partition does not exist, or the broker cannot be reached.
     pub async fn reset_offsets(
+        &self,
+        group_id: &str,
+        topics: &[NamedPartitions],
+        to: ResetTo,
+        dry_run: bool,
+    ) -> Result<Vec<ResetOffset>> {
+        match to {
+            ResetTo::Exact(offsets) if topics.is_empty() => {
+                self.reset_exactly(group_id, &offsets, dry_run).await
+            }
+            // Tried again after a lost answer, it would shift twice.
+            ResetTo::ShiftBy(_) if !dry_run => {
+                let shifted = self.reset_once(group_id, topics, to, true).await?;
+                let exact = shifted.iter().map(|reset| {
+                    let place = &reset.partition;
+                    OffsetToCommit::new(Arc::clone(&place.topic), place.partition, reset.after)
+                });
+                let exact: Vec<_> = exact.collect();
+                self.reset_exactly(group_id, &exact, false).await?;
+                Ok(shifted)
+            }
+            to => self.reset_once(group_id, topics, to, dry_run).await,
+        }
+    }
+
+    async fn reset_exactly(
+        &self,
+        group_id: &str,
+        offsets: &[OffsetToCommit],
+        dry_run: bool,
+    ) -> Result<Vec<ResetOffset>> {
+        let parts = parts(group_id, offsets);
+        if parts.len() > 1 && !dry_run {
+            // What is refused is to be refused before anything is set.
+            for part in &parts {
+                let exact = ResetTo::Exact(part.to_vec());
+                self.reset_once(group_id, &[], exact, true).await?;
+            }
+        }
+        let mut reset = Vec::with_capacity(offsets.len());
+        for part in parts {
+            let exact = ResetTo::Exact(part.to_vec());
+            let answered = self.reset_once(group_id, &[], exact, dry_run).await;
+            let done = if dry_run { 0 } else { reset.len() };
+            reset.extend(answered.map_err(|error| after(error, &offsets[..done]))?);
+        }
+        Ok(reset)
+    }
+
+    async fn reset_once(
         &self,
         group_id: &str,
         topics: &[NamedPartitions],
@@ -279,24 +335,71 @@ impl Admin {
             to: Some(to.into()),
             dry_run,
         };
-        let mut offsets = Vec::new();
-        self.change_entries(async || {
+        let reset = || async {
             let mut service = self.client.group_service();
             let call = service.reset_offsets(request.clone());
             let what = "resetting offsets";
-            offsets = self.client.call(what, Duration::ZERO, call).await?.offsets;
-            Ok(true)
-        })
-        .await?;
+            let response = self.client.call(what, Duration::ZERO, call).await?;
+            Ok(response.offsets)
+        };
+        let passes = |result: &Result<_>| result.as_ref().is_err_and(is_of_coordinator);
+        let offsets = self.repeat(reset, passes).await?;
         Ok(offsets.into_iter().map(ResetOffset::from).collect())
     }
 }
 
-/// Whether no entry says that the coordinator was not there. Both calls that ask may be repeated whole: they leave the
+/// The offsets in as few parts as the broker takes in one request.
+fn parts<'a>(group_id: &str, offsets: &'a [OffsetToCommit]) -> Vec<&'a [OffsetToCommit]> {
+    let mut parts = Vec::new();
+    let (mut begin, mut bytes) = (0, 0);
+    for (at, offset) in offsets.iter().enumerate() {
+        let names = group_id.len() + offset.partition.topic.len();
+        let size = OFFSET_BYTES + names + offset.metadata.len();
+        let is_full = bytes + size > BYTES_PER_REQUEST || at - begin == OFFSETS_PER_REQUEST;
+        if is_full && at > begin {
+            parts.push(&offsets[begin..at]);
+            (begin, bytes) = (at, 0);
+        }
+        bytes += size;
+    }
+    if begin < offsets.len() {
+        parts.push(&offsets[begin..]);
+    }
+    parts
+}
+
+/// The error of a part, with what the parts before it have done.
+fn after(error: Error, done: &[OffsetToCommit]) -> Error {
+    let Some(last) = done.last() else {
+        return error;
+    };
+    let (count, place) = (done.len(), &last.partition);
+    error.with_note(format!(
+        "the first {count} offsets were set before, up to partition {} of topic {:?}",
+        place.partition, place.topic
+    ))
+}
+
+/// Partitions that are named by number, as what was forgotten.
+fn singly(partitions: &[NamedPartitions]) -> Vec<(TopicPartition, Result<()>)> {
+    let all = partitions.iter().flat_map(|named| {
+        let topic: Arc<str> = named.topic.as_str().into();
+        let numbers = named.partitions.iter();
+        numbers.map(move |number| (TopicPartition::new(Arc::clone(&topic), *number), Ok(())))
+    });
+    all.collect()
+}
+
+/// Whether the coordinator, or that of an entry, was not there. The calls that ask may be repeated whole: they leave the
 /// same state behind.
-fn is_settled(results: &[v1::PartitionResult]) -> bool {
-    let mut errors = results.iter().filter_map(|result| result.error.as_ref());
-    !errors.any(|error| is_of_coordinator(&Error::from_entry(error)))
+fn passes(result: &Result<Vec<v1::PartitionResult>>) -> bool {
+    match result {
+        Err(error) => is_of_coordinator(error),
+        Ok(results) => {
+            let mut errors = results.iter().filter_map(|result| result.error.as_ref());
+            errors.any(|error| is_of_coordinator(&Error::from_entry(error)))
+        }
+    }
 }
 
 fn result_of(result: &v1::PartitionResult) -> (TopicPartition, Result<()>) {

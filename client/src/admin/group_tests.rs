@@ -90,7 +90,8 @@ async fn a_description_tells_members_offsets_and_lag_in_records_and_time() {
     );
     assert_eq!((group.epoch, group.assignor.as_str()), (Some(3), "uniform"));
     assert_eq!(group.members[0].assignment.len(), 2);
-    assert_eq!(group.members[0].lag_time, Duration::from_millis(1_500));
+    let lag_time = group.members[0].lag_time;
+    assert_eq!(lag_time, Some(Duration::from_millis(1_500)));
     let first = &group.partitions[0];
     assert_eq!(first.committed_offset, Some(Offset::new(1)));
     assert_eq!(first.end_offset, Some(Offset::new(5)));
@@ -107,6 +108,29 @@ async fn a_description_tells_members_offsets_and_lag_in_records_and_time() {
         (gone.end_offset, gone.lag_records, gone.lag_time),
         (None, None, None)
     );
+}
+
+/// The broker refuses what it cannot answer at once, as here a group named twice.
+#[tokio::test(start_paused = true)]
+async fn what_is_refused_for_groups_together_is_asked_for_in_parts() {
+    let client = broker().client();
+    for (group, offset) in [("a", 1), ("b", 2), ("c", 3)] {
+        commit(&client, group, P0, offset).await;
+    }
+    let asked = ["a", "b", "b", "none", "c"];
+    let offsets = client.admin().groups_offsets(&asked).await.unwrap();
+    let offsets = offsets.iter().map(|group| {
+        let first = group.as_ref().unwrap().first();
+        first.map(|committed| committed.offset.get())
+    });
+    let expected = [Some(1), Some(2), Some(2), None, Some(3)];
+    assert!(offsets.eq(expected));
+    let described = client.admin().describe_groups(&asked).await.unwrap();
+    let ids = described.iter().map(|group| {
+        let group = group.as_ref();
+        group.map_or("", |group| &*group.group_id)
+    });
+    assert!(ids.eq(["a", "b", "b", "", "c"]));
 }
 
 #[tokio::test(start_paused = true)]
@@ -140,8 +164,13 @@ async fn offsets_are_committed_fetched_and_forgotten_each_on_its_own() {
     let forgotten = admin.delete_group_offsets("g", &first);
     forgotten.await.unwrap().remove(0).1.unwrap();
     assert!(admin.group_offsets("g").await.unwrap().is_empty());
-    let error = admin.delete_group_offsets("none", &[]).await.unwrap_err();
+    let error = admin
+        .delete_group_offsets("none", &first)
+        .await
+        .unwrap_err();
     assert_eq!(error.code(), Some(ErrorCode::GroupIdNotFound));
+    let error = admin.delete_group_offsets("g", &[]).await.unwrap_err();
+    assert_eq!(error.code(), Some(ErrorCode::InvalidRequest));
 }
 
 #[tokio::test(start_paused = true)]
@@ -198,7 +227,10 @@ async fn a_coordinator_that_is_not_there_is_asked_again() {
         .await
         .unwrap();
     broker.fail_group_entries(ErrorCode::NotCoordinator, 1);
-    admin.delete_group_offsets("g", &[]).await.unwrap();
+    let whole = [NamedPartitions::all("t")];
+    let forgotten = admin.delete_group_offsets("g", &whole).await.unwrap();
+    assert_eq!(forgotten.len(), 1);
+    commit(&client, "g", P0, 4).await;
     broker.fail_calls("ListGroups", vec![tonic::Code::Unavailable]);
     assert_eq!(
         admin
@@ -239,6 +271,60 @@ async fn a_deletion_that_is_repeated_does_not_take_what_it_deleted_for_missing()
             Some(ErrorCode::GroupIdNotFound)
         ]
     );
+}
+
+/// A coordinator may do what it was asked for and go away before it says so: a shift was made twice, and a group that
+/// was deleted was said not to be there.
+#[tokio::test(start_paused = true)]
+async fn a_change_whose_answer_was_lost_is_not_made_twice() {
+    let broker = broker();
+    let client = broker.client();
+    let admin = client.admin();
+    commit(&client, "g", P0, 4).await;
+    broker.lose_changes("g", vec![ErrorCode::CoordinatorNotAvailable; 2]);
+    let shifted = admin.reset_offsets("g", &[], ResetTo::ShiftBy(-1), false);
+    let shifted = shifted.await.unwrap();
+    assert_eq!(shifted[0].before, Some(Offset::new(4)));
+    assert_eq!(shifted[0].after, Offset::new(3));
+    let offsets = admin.group_offsets("g").await.unwrap();
+    assert_eq!(offsets[0].offset, Offset::new(3));
+
+    broker.lose_changes("g", vec![ErrorCode::NotCoordinator]);
+    let named = [NamedPartitions::some("t", [P0])];
+    let forgotten = admin.delete_group_offsets("g", &named).await.unwrap();
+    assert!(forgotten.len() == 1 && forgotten[0].1.is_ok());
+
+    commit(&client, "g", P0, 4).await;
+    broker.lose_changes("g", vec![ErrorCode::CoordinatorNotAvailable]);
+    admin.delete_group("g").await.unwrap();
+    // Nobody can have deleted it while the coordinator was loading.
+    broker.fail_group_entries(ErrorCode::CoordinatorLoadInProgress, 1);
+    let error = admin.delete_group("g").await.unwrap_err();
+    assert_eq!(error.code(), Some(ErrorCode::GroupIdNotFound));
+}
+
+/// More than about 9,000 offsets did not fit one decision of the broker, although 10,000 were said to be taken.
+#[tokio::test(start_paused = true)]
+async fn exact_offsets_are_set_part_by_part_and_an_error_says_how_far() {
+    let broker = MockBroker::new().with_topic("t", 1);
+    let client = broker.client();
+    let admin = client.admin();
+    let offset = |number| OffsetToCommit::new("t", PartitionId::new(number), Offset::new(1));
+    let offsets: Vec<_> = (0..15_000).map(offset).collect();
+    let reset = admin.reset_offsets("g", &[], ResetTo::Exact(offsets.clone()), false);
+    assert_eq!(reset.await.unwrap().len(), 15_000);
+    assert_eq!(admin.group_offsets("g").await.unwrap().len(), 15_000);
+    let long = |offset: OffsetToCommit| offset.metadata("m".repeat(4_000));
+    let longer: Vec<_> = offsets.iter().take(1_000).cloned().map(long).collect();
+    let reset = admin.reset_offsets("g", &[], ResetTo::Exact(longer), false);
+    assert_eq!(reset.await.unwrap().len(), 1_000);
+
+    broker.lose_changes("g", vec![ErrorCode::InvalidRequest, ErrorCode::None]);
+    let reset = admin.reset_offsets("g", &[], ResetTo::Exact(offsets), false);
+    let error = reset.await.unwrap_err();
+    assert_eq!(error.code(), Some(ErrorCode::InvalidRequest));
+    let said = "the first 10000 offsets were set before, up to partition 9999 of topic \"t\"";
+    assert!(error.message().contains(said), "{error}");
 }
 
 #[test]

@@ -12,7 +12,7 @@ use super::{Admin, only};
 use crate::error::{Error, ErrorKind, Result};
 use crate::topic_partition::TopicPartition;
 
-/// Groups of one request. The broker takes 1,000; descriptions of so many may be larger than a response can be.
+/// Groups of one request. The broker takes 1,000; what it would say of so many may be larger than an answer can be.
 const GROUPS_PER_REQUEST: usize = 100;
 
 /// Kafka's states of a group. Its [`Display`](fmt::Display) is Kafka's name.
@@ -174,8 +174,9 @@ pub struct GroupDescription {
     pub partitions: Vec<GroupPartition>,
     /// What it has still to read in all, in records; partitions of unknown lag are left out.
     pub lag_records: u64,
-    /// The age of the oldest record that it has still to read, to the millisecond; zero if there is none.
-    pub lag_time: Duration,
+    /// The age of the oldest record that it has still to read, to the millisecond; zero if there is none, none if it is
+    /// not known.
+    pub lag_time: Option<Duration>,
 }
 
 /// A member of a group.
@@ -204,8 +205,9 @@ pub struct GroupMember {
     pub target: Vec<TopicPartition>,
     /// What it has still to read, in records.
     pub lag_records: u64,
-    /// The age of the oldest record that it has still to read, to the millisecond; zero if there is none.
-    pub lag_time: Duration,
+    /// The age of the oldest record that it has still to read, to the millisecond; zero if there is none, none if it is
+    /// not known.
+    pub lag_time: Option<Duration>,
 }
 
 /// A partition as a group sees it.
@@ -278,7 +280,8 @@ impl Admin {
         only(self.describe_groups(&[group_id]).await?)?
     }
 
-    /// Members, assignment, committed offsets and lag of groups, in order.
+    /// Members, assignment, committed offsets and lag of groups, in order. One whose description is larger than 16 MiB is
+    /// refused.
     ///
     /// # Errors
     /// If a whole request failed.
@@ -286,32 +289,25 @@ impl Admin {
         &self,
         group_ids: &[&str],
     ) -> Result<Vec<Result<GroupDescription>>> {
-        let mut described = Vec::with_capacity(group_ids.len());
-        for chunk in group_ids.chunks(GROUPS_PER_REQUEST) {
-            let request = v1::DescribeGroupsRequest {
-                group_ids: chunk.iter().map(ToString::to_string).collect(),
+        let groups = in_parts(group_ids, |group_ids| async {
+            let request = v1::DescribeGroupsRequest { group_ids };
+            let ask = || async {
+                let mut service = self.client.group_service();
+                let call = service.describe_groups(request.clone());
+                let what = "describing groups";
+                let response = self.client.call(what, Duration::ZERO, call).await?;
+                same_number(request.group_ids.len(), response.groups)
             };
-            let groups = self
-                .read_entries(
-                    async || {
-                        let mut service = self.client.group_service();
-                        let call = service.describe_groups(request.clone());
-                        let what = "describing groups";
-                        let response = self.client.call(what, Duration::ZERO, call).await?;
-                        same_number(chunk.len(), response.groups)
-                    },
-                    |group| group.error.as_ref(),
-                )
-                .await?;
-            described.extend(groups.into_iter().map(description_of));
-        }
-        Ok(described)
+            self.read_entries(ask, |group| group.error.as_ref()).await
+        });
+        Ok(groups.await?.into_iter().map(description_of).collect())
     }
 
     /// Deletes a group that has no members, with its offsets.
     ///
     /// # Errors
-    /// If there is no such group, it has members, or the broker cannot be reached.
+    /// If there is no such group, it has members, or the broker cannot be reached; it may be gone then all the same,
+    /// see [`Error::may_have_happened`].
     pub async fn delete_group(&self, group_id: &str) -> Result<()> {
         only(self.delete_groups(&[group_id]).await?)?
     }
@@ -332,35 +328,64 @@ impl Admin {
     /// was deleted would be said not to be there.
     async fn delete_some_groups(&self, group_ids: &[&str]) -> Result<Vec<Result<()>>> {
         let mut results = vec![Ok(()); group_ids.len()];
-        let mut pending: Vec<usize> = (0..group_ids.len()).collect();
-        self.change_entries(async || {
-            let asked = pending.iter().map(|index| group_ids[*index].to_owned());
-            let request = v1::DeleteGroupsRequest {
-                group_ids: asked.collect(),
-            };
-            let mut service = self.client.group_service();
-            let call = service.delete_groups(request);
-            let response = self
-                .client
-                .call("deleting groups", Duration::ZERO, call)
-                .await?;
-            let answered = same_number(pending.len(), response.results)?;
+        // With whether an earlier try may have deleted it.
+        let mut pending: Vec<(usize, bool)> = (0..group_ids.len()).map(|at| (at, false)).collect();
+        let mut tries = self.tries();
+        loop {
+            let asked = pending.iter().map(|(at, _)| group_ids[*at].to_owned());
+            let answered = self.ask_to_delete(asked.collect()).await?;
             let mut passing = Vec::new();
-            for (index, result) in pending.iter().zip(answered) {
-                results[*index] = outcome_of(result.error.as_ref());
-                if results[*index].as_ref().is_err_and(is_of_coordinator) {
-                    passing.push(*index);
+            for ((at, may_be_done), outcome) in pending.into_iter().zip(answered) {
+                let may_be_done = may_be_done || outcome.as_ref().is_err_and(may_stand);
+                results[at] = match outcome {
+                    Err(error) if may_be_done && is_no_group(&error) => Ok(()),
+                    outcome => outcome.map_err(|e| e.with_may_have_happened(may_be_done)),
+                };
+                if results[at].as_ref().is_err_and(is_of_coordinator) {
+                    passing.push((at, may_be_done));
                 }
             }
             pending = passing;
-            Ok(pending.is_empty())
-        })
-        .await?;
-        Ok(results)
+            if pending.is_empty() || !tries.wait().await {
+                return Ok(results);
+            }
+        }
+    }
+
+    async fn ask_to_delete(&self, group_ids: Vec<String>) -> Result<Vec<Result<()>>> {
+        let count = group_ids.len();
+        let mut service = self.client.group_service();
+        let call = service.delete_groups(v1::DeleteGroupsRequest { group_ids });
+        let response = self.client.call("deleting groups", Duration::ZERO, call);
+        let results = same_number(count, response.await?.results)?;
+        let outcomes = results
+            .iter()
+            .map(|result| outcome_of(result.error.as_ref()));
+        Ok(outcomes.collect())
     }
 }
 
-/// Whether the coordinator was not there, so that nothing was done and the same call may succeed soon.
+/// Asks about groups, so many at a time as the answer has room for: a part that is refused is halved, down to the single
+/// group that is at fault.
+pub(super) async fn in_parts<T, F: Future<Output = Result<Vec<T>>>>(
+    group_ids: &[&str],
+    ask: impl Fn(Vec<String>) -> F,
+) -> Result<Vec<T>> {
+    let mut answers = Vec::with_capacity(group_ids.len());
+    let mut left: Vec<&[&str]> = group_ids.chunks(GROUPS_PER_REQUEST).rev().collect();
+    while let Some(part) = left.pop() {
+        match ask(part.iter().map(ToString::to_string).collect()).await {
+            Err(error) if error.code() == Some(ErrorCode::InvalidRequest) && part.len() > 1 => {
+                let (first, second) = part.split_at(part.len() / 2);
+                left.extend([second, first]);
+            }
+            answered => answers.extend(answered?),
+        }
+    }
+    Ok(answers)
+}
+
+/// Whether the coordinator was not there, or went away before it answered, so that the same call may succeed soon.
 pub(super) fn is_of_coordinator(error: &Error) -> bool {
     matches!(
         error.code(),
@@ -370,6 +395,16 @@ pub(super) fn is_of_coordinator(error: &Error) -> bool {
                 | ErrorCode::NotCoordinator
         )
     )
+}
+
+/// Whether what was asked for may be done all the same: the coordinator may have gone between doing it and saying so.
+pub(super) fn may_stand(error: &Error) -> bool {
+    // Who is still loading has decided nothing.
+    is_of_coordinator(error) && error.code() != Some(ErrorCode::CoordinatorLoadInProgress)
+}
+
+pub(super) fn is_no_group(error: &Error) -> bool {
+    error.code() == Some(ErrorCode::GroupIdNotFound)
 }
 
 /// What became of one entry.
@@ -432,7 +467,7 @@ fn description_of(group: v1::GroupDescription) -> Result<GroupDescription> {
             .map(GroupPartition::from)
             .collect(),
         lag_records: known(group.lag_records).unwrap_or(0),
-        lag_time: time_of(group.lag_ms).unwrap_or_default(),
+        lag_time: time_of(group.lag_ms),
     })
 }
 
@@ -474,7 +509,7 @@ impl From<v1::GroupMember> for GroupMember {
             assignment: flat(member.assignment),
             target: flat(member.target),
             lag_records: known(member.lag_records).unwrap_or(0),
-            lag_time: time_of(member.lag_ms).unwrap_or_default(),
+            lag_time: time_of(member.lag_ms),
         }
     }
 }

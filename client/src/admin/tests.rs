@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use logweir_proto::{ErrorCode, Offset, PartitionId, Timestamp};
 
-use super::{ConfigChanges, ConfigSource, GroupFilter, NewTopic, OffsetSpec};
+use super::{
+    ConfigChanges, ConfigSource, GroupFilter, NamedPartitions, NewTopic, OffsetSpec, ResetTo,
+};
 use crate::config::Isolation;
 use crate::error::ErrorKind;
 use crate::mock::MockBroker;
@@ -197,6 +199,15 @@ async fn calls_can_be_made_in_tasks_of_their_own() {
         admin.describe_config("t").await?;
         let at = OffsetSpec::Latest;
         admin.list_offset("t", PartitionId::new(0), at).await?;
+        admin.describe_groups(&["g"]).await?;
+        admin.groups_offsets(&["g"]).await?;
+        admin.commit_group_offsets("g", &[]).await?;
+        let all = [NamedPartitions::all("t")];
+        admin
+            .reset_offsets("g", &all, ResetTo::Earliest, false)
+            .await?;
+        admin.delete_group_offsets("g", &all).await?;
+        admin.delete_groups(&["g"]).await?;
         admin.list_groups(GroupFilter::default()).await
     });
     task.await.unwrap().unwrap();

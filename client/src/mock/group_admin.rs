@@ -1,6 +1,6 @@
 //! What the mock broker does with groups from outside: offsets and descriptions.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use logweir_proto::ErrorCode;
 use logweir_proto::grpc::v1;
@@ -17,9 +17,16 @@ type Place = (String, i32);
 pub(crate) struct MockGroup {
     pub(crate) members: Vec<v1::GroupMember>,
     pub(crate) offsets: BTreeMap<Place, v1::CommittedOffset>,
+    /// What the next changes are answered with, although they are made.
+    lost: Vec<ErrorCode>,
 }
 
 impl MockGroup {
+    /// What this change is answered with, although it is made.
+    fn lose(&mut self) -> Option<ErrorCode> {
+        self.lost.pop().filter(|code| *code != ErrorCode::None)
+    }
+
     fn state(&self) -> &'static str {
         if self.members.is_empty() {
             "Empty"
@@ -43,6 +50,15 @@ impl MockBroker {
     }
 }
 
+impl MockBroker {
+    /// The next changes of a group are made, and answered with these errors, the last first: its coordinator went away
+    /// before it could answer. [`ErrorCode::None`] is answered well.
+    pub(crate) fn lose_changes(&self, group_id: &str, codes: Vec<ErrorCode>) {
+        let mut state = self.state.lock();
+        state.groups.entry(group_id.to_owned()).or_default().lost = codes;
+    }
+}
+
 /// The error that was scripted for the next entry.
 fn scripted(state: &mut State) -> Option<v1::Error> {
     state.failing_group_entries.pop().and_then(error)
@@ -60,6 +76,15 @@ fn refused(code: ErrorCode) -> Status {
     prost::encoding::int32::encode(1, &9, &mut details);
     prost::encoding::bytes::encode(3, &any, &mut details);
     Status::with_details(tonic::Code::FailedPrecondition, "scripted", details.into())
+}
+
+/// Refuses a request that names a group twice, as the broker does.
+fn distinct<'a>(ids: impl IntoIterator<Item = &'a String>) -> Result<(), Status> {
+    let mut seen = BTreeSet::new();
+    match ids.into_iter().all(|id| seen.insert(id)) {
+        true => Ok(()),
+        false => Err(refused(ErrorCode::InvalidRequest)),
+    }
 }
 
 pub(super) fn commit_offsets(
@@ -103,6 +128,7 @@ pub(super) fn fetch_offsets(
     request: v1::FetchOffsetsRequest,
 ) -> Result<v1::FetchOffsetsResponse, Status> {
     broker.check_call("FetchOffsets")?;
+    distinct(request.groups.iter().map(|group| &group.group_id))?;
     let mut state = broker.state.lock();
     let groups = request.groups.into_iter().map(|asked| {
         let error = scripted(&mut state);
@@ -131,7 +157,7 @@ pub(super) fn fetch_offsets(
     })
 }
 
-/// The partitions that are named, or of which something is committed.
+/// The partitions that are to be reset: those that are named, or of which something is committed.
 fn named(group: &MockGroup, topics: &[v1::NamedPartitions], state: &State) -> Vec<Place> {
     if topics.is_empty() {
         return group.offsets.keys().cloned().collect();
@@ -157,11 +183,14 @@ pub(super) fn delete_offsets(
     request: v1::DeleteOffsetsRequest,
 ) -> Result<v1::DeleteOffsetsResponse, Status> {
     broker.check_call("DeleteOffsets")?;
+    if request.topics.is_empty() {
+        return Err(refused(ErrorCode::InvalidRequest));
+    }
     let mut state = broker.state.lock();
     let group = state.groups.get(&request.group_id).cloned();
     let mut group = group.ok_or_else(|| refused(ErrorCode::GroupIdNotFound))?;
     let mut results = Vec::new();
-    for place in named(&group, &request.topics, &state) {
+    for place in forgotten(&group, &request.topics) {
         let error = scripted(&mut state);
         if error.is_none() {
             group.offsets.remove(&place);
@@ -173,8 +202,29 @@ pub(super) fn delete_offsets(
             error,
         });
     }
-    state.groups.insert(request.group_id, group);
-    Ok(v1::DeleteOffsetsResponse { results })
+    let lost = group.lose();
+    // A group that has nothing any more is gone.
+    match group.offsets.is_empty() && group.members.is_empty() {
+        true => state.groups.remove(&request.group_id),
+        false => state.groups.insert(request.group_id, group),
+    };
+    lost.map_or(Ok(v1::DeleteOffsetsResponse { results }), |code| {
+        Err(refused(code))
+    })
+}
+
+/// The partitions whose offsets are to be forgotten; of a whole topic, those that have one.
+fn forgotten(group: &MockGroup, topics: &[v1::NamedPartitions]) -> Vec<Place> {
+    let mut places = Vec::new();
+    for named in topics {
+        let topic = &named.topic;
+        if named.partitions.is_empty() {
+            let held = group.offsets.keys().filter(|(held, _)| held == topic);
+            places.extend(held.cloned());
+        }
+        places.extend(named.partitions.iter().map(|p| (topic.clone(), *p)));
+    }
+    places
 }
 
 pub(super) fn reset_offsets(
@@ -214,10 +264,14 @@ pub(super) fn reset_offsets(
         };
         group.offsets.insert((topic, partition), committed);
     }
+    let mut lost = None;
     if !request.dry_run {
+        lost = group.lose();
         state.groups.insert(request.group_id, group);
     }
-    Ok(v1::ResetOffsetsResponse { offsets })
+    lost.map_or(Ok(v1::ResetOffsetsResponse { offsets }), |code| {
+        Err(refused(code))
+    })
 }
 
 /// Where each partition goes.
@@ -229,6 +283,13 @@ fn targets(
     let to = request.to.as_ref();
     let to = to.ok_or_else(|| refused(ErrorCode::InvalidRequest))?;
     if let To::Exact(exact) = to {
+        let sizes = exact
+            .offsets
+            .iter()
+            .map(|wanted| request.group_id.len() + wanted.topic.len() + wanted.metadata.len() + 96);
+        if exact.offsets.len() > 10_000 || sizes.sum::<usize>() > 1_000_000 {
+            return Err(refused(ErrorCode::InvalidCommitOffsetSize));
+        }
         let exact = exact.offsets.iter();
         return Ok(exact
             .map(|wanted| ((wanted.topic.clone(), wanted.partition), wanted.offset))
@@ -289,6 +350,7 @@ pub(super) fn describe_groups(
     request: v1::DescribeGroupsRequest,
 ) -> Result<v1::DescribeGroupsResponse, Status> {
     broker.check_call("DescribeGroups")?;
+    distinct(&request.group_ids)?;
     let mut state = broker.state.lock();
     let groups = request.group_ids.into_iter().map(|group_id| {
         let error = scripted(&mut state);
@@ -357,6 +419,7 @@ pub(super) fn delete_groups(
     request: v1::DeleteGroupsRequest,
 ) -> Result<v1::DeleteGroupsResponse, Status> {
     broker.check_call("DeleteGroups")?;
+    distinct(&request.group_ids)?;
     let mut state = broker.state.lock();
     let results = request.group_ids.into_iter().map(|group_id| {
         let mut error = scripted(&mut state);
@@ -368,7 +431,11 @@ pub(super) fn delete_groups(
             };
         }
         if error.is_none() {
-            state.groups.remove(&group_id);
+            let mut removed = state.groups.remove(&group_id);
+            error = removed
+                .as_mut()
+                .and_then(|group| group.lose())
+                .and_then(super::error);
         }
         v1::GroupResult { group_id, error }
     });

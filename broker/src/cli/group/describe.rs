@@ -86,7 +86,9 @@ fn print_group(group: &GroupDescription) -> std::io::Result<()> {
         "{members}, {}, lag {} ({})",
         counted(group.partitions.len(), "partition"),
         counted(group.lag_records, "record"),
-        format_age(group.lag_time),
+        group
+            .lag_time
+            .map_or_else(|| "age not known".to_owned(), format_age),
     ))?;
     partition_rows(group).print()
 }
@@ -145,7 +147,7 @@ fn group_json(group: &GroupDescription) -> Value {
         "assignment_epoch": group.assignment_epoch,
         "coordinator": group.coordinator.get(),
         "lag_records": group.lag_records,
-        "lag_ms": whole_ms(group.lag_time),
+        "lag_ms": group.lag_time.map(whole_ms),
         "members": group.members.iter().map(member_json).collect::<Vec<_>>(),
         "partitions": partitions.collect::<Vec<_>>(),
     })

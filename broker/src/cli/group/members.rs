@@ -67,7 +67,7 @@ impl Members {
                 member.assignment.len().to_string(),
                 or_dash(&in_words(&member.assignment)),
                 member.lag_records.to_string(),
-                format_age(member.lag_time),
+                member.lag_time.map_or_else(|| "-".to_owned(), format_age),
             ]);
         }
         rows.print()?;
@@ -98,7 +98,7 @@ pub(super) fn member_json(member: &GroupMember) -> Value {
         "assignment": partitions_json(&member.assignment),
         "target": partitions_json(&member.target),
         "lag_records": member.lag_records,
-        "lag_ms": whole_ms(member.lag_time),
+        "lag_ms": member.lag_time.map(whole_ms),
     })
 }
 

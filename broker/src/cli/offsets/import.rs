@@ -14,9 +14,6 @@ use crate::cli::group::advised;
 use crate::cli::moved_offsets::MovedOffsets;
 use crate::cli::output::OutputArgs;
 
-/// Offsets of one request, which is what the broker takes.
-const OFFSETS_PER_REQUEST: usize = 10_000;
-
 const EXAMPLES: &str = "\
 Examples:
   logweir offsets import offsets.json              what it would do
@@ -27,7 +24,11 @@ Examples:
 Without --execute nothing is changed: it is only shown what would be. All of the
 file is checked first, and nothing is set if anything in it is refused: a group
 with members, a topic or partition that is not there, a topic that was created
-anew. Partitions that the file does not name keep what they have.";
+anew. Partitions that the file does not name keep what they have.
+
+The offsets of a group are set all at once if they are at most 10,000 and take at
+most 1,000,000 bytes: for each its topic, its metadata, the group and 96 bytes.
+More are set part by part; if that fails on the way, it is said how far it got.";
 
 /// Set what groups without members have committed, from JSON; shows it only, without --execute
 #[derive(Debug, Args)]
@@ -108,8 +109,8 @@ async fn set(
 ) -> anyhow::Result<Vec<Option<Vec<ResetOffset>>>> {
     let mut results = Vec::with_capacity(groups.len());
     for (group, offsets) in groups {
-        let result = set_group(admin, group, offsets, dry_run).await;
-        results.push(match result {
+        let exact = ResetTo::Exact(offsets.clone());
+        results.push(match admin.reset_offsets(group, &[], exact, dry_run).await {
             Ok(moved) => Some(moved),
             Err(error) => {
                 let error = match error.code() {
@@ -124,18 +125,4 @@ async fn set(
         });
     }
     Ok(results)
-}
-
-async fn set_group(
-    admin: &Admin,
-    group: &str,
-    offsets: &[OffsetToCommit],
-    dry_run: bool,
-) -> logweir_client::Result<Vec<ResetOffset>> {
-    let mut moved = Vec::with_capacity(offsets.len());
-    for chunk in offsets.chunks(OFFSETS_PER_REQUEST) {
-        let exact = ResetTo::Exact(chunk.to_vec());
-        moved.extend(admin.reset_offsets(group, &[], exact, dry_run).await?);
-    }
-    Ok(moved)
 }

@@ -185,8 +185,9 @@ impl GroupMachine {
         }
         let mut subscribed: BTreeMap<&Arc<str>, bool> = BTreeMap::new();
         let mut room = self.room();
-        let mut answers = Vec::with_capacity(request.partitions.len());
-        for (topic, partition) in &request.partitions {
+        let held = self.held_of(id, &request.whole_topics);
+        let mut answers = Vec::with_capacity(request.partitions.len() + held.len());
+        for (topic, partition) in request.partitions.iter().chain(&held) {
             let is_subscribed = *subscribed
                 .entry(topic)
                 .or_insert_with(|| self.is_subscribed(id, topic));
@@ -217,6 +218,21 @@ impl GroupMachine {
             });
         }
         Ok(answers)
+    }
+
+    /// The partitions of these topics that something is committed for.
+    fn held_of(&self, id: &GroupId, topics: &[Arc<str>]) -> Vec<(Arc<str>, PartitionId)> {
+        let Some(offsets) = self.state.offsets(id) else {
+            return Vec::new();
+        };
+        let held = topics
+            .iter()
+            .filter_map(|topic| offsets.get_key_value(topic));
+        let held = held.flat_map(|(topic, partitions)| {
+            let numbers = partitions.keys();
+            numbers.map(|partition| (Arc::clone(topic), *partition))
+        });
+        held.collect()
     }
 
     fn is_subscribed(&self, id: &GroupId, topic: &str) -> bool {

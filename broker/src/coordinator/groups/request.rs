@@ -193,6 +193,8 @@ pub(crate) struct FetchGroup {
 pub(crate) struct DeleteOffsets {
     pub(crate) group_id: GroupId,
     pub(crate) partitions: Vec<(Arc<str>, PartitionId)>,
+    /// Topics, not named among the partitions, of which all is to go that was committed, also if they are gone.
+    pub(crate) whole_topics: Vec<Arc<str>>,
 }
 
 /// Sets offsets of a group that nobody uses; the caller has looked up which ones.

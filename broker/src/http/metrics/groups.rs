@@ -5,11 +5,15 @@ use std::time::Duration;
 
 use prometheus_client::encoding::{DescriptorEncoder, EncodeGaugeValue};
 use prometheus_client::metrics::MetricType;
+use tokio::time::{Instant, timeout_at};
 
 use crate::service::{GroupDescription, Service};
 
 /// Partitions and members of groups on one page; a page must have an end.
 const MAX_SERIES: usize = 20_000;
+/// How long a page waits for lists of groups, and for groups in all; what is not known by then is left out.
+const LIST_PATIENCE: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A value with its labels.
 type Series<V> = (Vec<(&'static str, String)>, V);
@@ -19,6 +23,7 @@ type Series<V> = (Vec<(&'static str, String)>, V);
 pub(in crate::http) struct GroupValues {
     groups: i64,
     left_out: i64,
+    unlisted_partitions: i64,
     members: Vec<Series<i64>>,
     partition_records: Vec<Series<i64>>,
     partition_seconds: Vec<Series<f64>>,
@@ -27,32 +32,50 @@ pub(in crate::http) struct GroupValues {
 }
 
 impl GroupValues {
-    /// As the groups are now. Those that cannot be asked at present are left out.
+    /// As the groups are now. Those that cannot be asked at present, or not in time, are left out.
     pub(in crate::http) async fn of(service: &Service) -> Self {
-        let mut values = Self::default();
-        let listed = service.list_all_groups().await.unwrap_or_else(|error| {
-            tracing::debug!(%error, "the metrics page is without groups");
-            Vec::new()
-        });
-        values.groups = i64::try_from(listed.len()).unwrap_or(i64::MAX);
-        for group in listed {
-            match service.describe_group_now(&group.group_id).await {
-                Ok(described) if values.has_room_for(&described) => values.add(&described),
-                _ => values.left_out += 1,
+        let began = Instant::now();
+        let listed = service.list_all_groups(began + LIST_PATIENCE).await;
+        let mut values = Self {
+            groups: signed(listed.groups.len()),
+            unlisted_partitions: signed(listed.unlisted_partitions),
+            ..Self::default()
+        };
+        let mut shown = 0;
+        for group in listed.groups {
+            let describing = service.describe_group_now(&group.group_id);
+            match timeout_at(began + PATIENCE, describing).await {
+                Ok(Ok(described)) => match values.take(&described) {
+                    Taken::Whole => shown += 1,
+                    Taken::NeverFits => {}
+                    Taken::PageIsFull => break,
+                },
+                Ok(Err(_)) => {}
+                Err(_elapsed) => break,
             }
         }
+        values.left_out = values.groups - shown;
         values
     }
 
-    fn has_room_for(&self, group: &GroupDescription) -> bool {
+    /// Takes a group, whole or not at all.
+    fn take(&mut self, group: &GroupDescription) -> Taken {
         let used = self.members.len() + self.partition_records.len() + self.member_records.len();
-        used + group.members.len() + group.partitions.len() < MAX_SERIES
+        let wanted = 1 + group.members.len() + group.partitions.len();
+        if wanted > MAX_SERIES {
+            return Taken::NeverFits;
+        }
+        // A smaller group may still fit, but to find it all others would have to be described.
+        if used + wanted > MAX_SERIES {
+            return Taken::PageIsFull;
+        }
+        self.add(group);
+        Taken::Whole
     }
 
     fn add(&mut self, group: &GroupDescription) {
         let of_group = || vec![("group", group.group_id.to_string())];
-        let count = i64::try_from(group.members.len()).unwrap_or(i64::MAX);
-        self.members.push((of_group(), count));
+        self.members.push((of_group(), signed(group.members.len())));
         for partition in &group.partitions {
             let Some(lag) = partition.lag else { continue };
             let mut labels = of_group();
@@ -60,7 +83,8 @@ impl GroupValues {
             labels.push(("partition", partition.partition.to_string()));
             self.partition_records
                 .push((labels.clone(), records(lag.records)));
-            self.partition_seconds.push((labels, seconds(lag.age)));
+            let age = lag.age.map(|age| (labels, age.as_secs_f64()));
+            self.partition_seconds.extend(age);
         }
         for member in &group.members {
             let mut labels = of_group();
@@ -68,7 +92,8 @@ impl GroupValues {
             labels.push(("client_id", member.client_id.to_string()));
             self.member_records
                 .push((labels.clone(), records(member.lag.records)));
-            self.member_seconds.push((labels, seconds(member.lag.age)));
+            let age = member.lag.age.map(|age| (labels, age.as_secs_f64()));
+            self.member_seconds.extend(age);
         }
     }
 
@@ -77,8 +102,13 @@ impl GroupValues {
             ("logweir_groups", "Groups coordinated here", self.groups),
             (
                 "logweir_groups_left_out",
-                "Groups that are not on this page: it is full, or they cannot be asked",
+                "Groups that are not on this page: it is full, or they could not be asked in time",
                 self.left_out,
+            ),
+            (
+                "logweir_groups_unlisted_partitions",
+                "Partitions of __consumer_offsets whose groups are not known at present",
+                self.unlisted_partitions,
             ),
         ];
         for (name, help, value) in counts {
@@ -102,6 +132,15 @@ impl GroupValues {
     }
 }
 
+/// What became of a group.
+#[derive(Debug, PartialEq, Eq)]
+enum Taken {
+    Whole,
+    /// It is larger than a page.
+    NeverFits,
+    PageIsFull,
+}
+
 fn gauge<V: EncodeGaugeValue>(
     encoder: &mut DescriptorEncoder<'_>,
     name: &str,
@@ -115,10 +154,61 @@ fn gauge<V: EncodeGaugeValue>(
     Ok(())
 }
 
+fn signed(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
 fn records(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
 
-fn seconds(age: Duration) -> f64 {
-    age.as_secs_f64()
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use logweir_proto::{NodeId, PartitionId};
+
+    use super::*;
+    use crate::service::GroupPartition;
+    use crate::service::groups::Lag;
+
+    fn group(partitions: usize) -> GroupDescription {
+        let partitions = (0..).map(PartitionId::new).take(partitions);
+        let partition = |partition| GroupPartition {
+            topic: "t".into(),
+            topic_id: None,
+            partition,
+            member_id: None,
+            committed: None,
+            bounds: None,
+            lag: Some(Lag::default()),
+        };
+        GroupDescription {
+            group_id: Arc::from("g"),
+            state: "Empty",
+            group_type: "classic",
+            protocol_type: "".into(),
+            assignor: "".into(),
+            epochs: None,
+            coordinator: NodeId::new(0),
+            members: Vec::new(),
+            partitions: partitions.map(partition).collect(),
+            lag: Lag::default(),
+        }
+    }
+
+    /// When the page was full every other group was described all the same, at every scrape.
+    #[test]
+    fn a_full_page_says_so_and_a_group_larger_than_a_page_does_not_fill_it() {
+        let mut values = GroupValues::default();
+        assert_eq!(values.take(&group(MAX_SERIES)), Taken::NeverFits);
+        assert_eq!(values.take(&group(MAX_SERIES - 10)), Taken::Whole);
+        assert_eq!(values.take(&group(9)), Taken::PageIsFull);
+        assert_eq!(values.take(&group(8)), Taken::Whole);
+        assert_eq!(values.take(&group(0)), Taken::PageIsFull);
+        assert_eq!(
+            values.members.len() + values.partition_records.len(),
+            MAX_SERIES
+        );
+    }
 }

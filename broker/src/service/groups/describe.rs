@@ -85,8 +85,9 @@ impl GroupPartition {
     /// Looks into the log. May wait for the disk.
     fn measure(&mut self, partition: &Partition, now: logweir_proto::Timestamp) {
         let log = partition.log();
-        self.bounds = Some((log.log_start_offset(), partition.last_stable()));
-        let measure = |c: &CommittedOffset| lag(partition, c.offset, now);
+        let end = partition.last_stable();
+        self.bounds = Some((log.log_start_offset(), end));
+        let measure = |c: &CommittedOffset| lag(log, c.offset, end, now);
         self.lag = match self.committed.as_ref().map(measure).transpose() {
             Ok(lag) => lag,
             Err(error) => {
@@ -152,7 +153,8 @@ impl Service {
     /// Measures on a thread that may wait for the disk.
     async fn measured(&self, mut measured: Vec<GroupPartition>) -> Vec<GroupPartition> {
         // Batches may have to be unpacked, and many may ask.
-        let Ok(_turn) = self.groups.measuring.acquire().await else {
+        let measuring = Arc::clone(&self.groups.measuring);
+        let Ok(turn) = measuring.acquire_owned().await else {
             return measured;
         };
         let (partitions, now) = (Arc::clone(&self.partitions), self.clock.now());
@@ -167,6 +169,8 @@ impl Service {
                     of_group.measure(&partition, now);
                 }
             }
+            // Not before, also if nobody waits for it any more.
+            drop(turn);
             measured
         };
         tokio::task::spawn_blocking(measure)

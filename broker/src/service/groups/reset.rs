@@ -33,7 +33,7 @@ pub(crate) enum ResetTo {
 }
 
 /// Topics with partitions of theirs; none stands for all.
-pub(crate) type ByTopic = Vec<(Arc<str>, Vec<PartitionId>)>;
+pub(crate) type ByTopic = BTreeMap<Arc<str>, BTreeSet<PartitionId>>;
 
 /// What to reset.
 #[derive(Clone, Debug)]
@@ -43,6 +43,14 @@ pub(crate) struct Resetting {
     pub(crate) topics: ByTopic,
     pub(crate) to: ResetTo,
     pub(crate) dry_run: bool,
+}
+
+fn check_count(places: &BTreeSet<(Arc<str>, PartitionId)>) -> Result<(), ApiError> {
+    if places.len() <= MAX_PLACES {
+        return Ok(());
+    }
+    let message = format!("more than {MAX_PLACES} partitions in one reset");
+    Err(ApiError::new(ErrorCode::InvalidRequest, message).hint("reset some topics at a time"))
 }
 
 impl Service {
@@ -58,7 +66,7 @@ impl Service {
     ) -> Result<Vec<ResetAnswer>, ApiError> {
         let resetting = &resetting;
         let work = || -> Work<'_, Vec<ResetAnswer>> { Box::pin(self.reset_now(resetting)) };
-        let targets = resetting.topics.iter().map(|(topic, _)| (&**topic, None));
+        let targets = resetting.topics.keys().map(|topic| (&**topic, None));
         let reset = self
             .suffer_in_group(ctx, Api::ResetOffsets, &resetting.group_id, targets, work)
             .await?;
@@ -154,12 +162,9 @@ impl Service {
                 let all = (0..topic.partition_count()).map(PartitionId::new);
                 places.extend(all.map(|partition| (Arc::clone(name), partition)));
             }
-            if places.len() > MAX_PLACES {
-                let message = format!("more than {MAX_PLACES} partitions in one reset");
-                return Err(ApiError::new(ErrorCode::InvalidRequest, message)
-                    .hint("reset some topics at a time"));
-            }
+            check_count(&places)?;
         }
+        check_count(&places)?;
         Ok(places)
     }
 

@@ -32,6 +32,7 @@ fn delete_offsets(h: &mut Harness, topic: &str, partition: i32) -> ErrorCode {
     let request = DeleteOffsets {
         group_id: G.into(),
         partitions,
+        whole_topics: Vec::new(),
     };
     match h.ask(GroupRequest::DeleteOffsets(request)) {
         GroupAnswer::DeleteOffsets(Ok(answers)) => code(&answers[0].result),
@@ -126,6 +127,72 @@ fn what_is_committed_is_fetched_with_all_that_belongs_to_it() {
     let some = groups[1].result.as_ref().unwrap();
     assert!(some[0].committed.is_some() && some[1].committed.is_none());
     assert_eq!(groups[2].result, Ok(Vec::new()));
+}
+
+/// No transaction commits offsets yet, so that every committed offset is stable (KIP-447).
+#[test]
+fn who_wants_stable_offsets_gets_what_everybody_gets() {
+    let mut h = Harness::new();
+    h.commit_all(G, "", -1, vec![new_offset("orders", 0, 5)]);
+    let partition = |number| ("orders".into(), PartitionId::new(number));
+    for partitions in [None, Some(vec![partition(0), partition(1)])] {
+        let fetch = |require_stable| FetchGroup {
+            group_id: G.into(),
+            member_id: "".into(),
+            member_epoch: crate::coordinator::groups::ids::Epoch::LEAVE,
+            partitions: partitions.clone(),
+            require_stable,
+        };
+        let asked = vec![fetch(true), fetch(false)];
+        let GroupAnswer::Fetch(groups) = h.ask(GroupRequest::Fetch(asked)) else {
+            panic!()
+        };
+        let stable = groups[0].result.as_ref().unwrap();
+        let committed = stable[0].committed.as_ref().unwrap();
+        assert_eq!(committed.offset, Offset::new(5));
+        assert_eq!(groups[0], groups[1]);
+    }
+}
+
+/// A whole topic used to stand for the partitions that it has now: of a topic that was deleted, or is smaller now,
+/// nothing could be forgotten.
+#[test]
+fn of_a_whole_topic_all_is_forgotten_that_was_committed_also_if_the_topic_is_gone() {
+    let mut h = Harness::new();
+    let offsets = [("gone", 3), ("gone", 70), ("orders", 0), ("orders", 9)];
+    let offsets = offsets.map(|(topic, partition)| new_offset(topic, partition, 5));
+    h.commit_all(G, "", -1, offsets.to_vec());
+    let mut forget = |whole: &[&str], some: &[(&str, i32)]| {
+        let some = some
+            .iter()
+            .map(|(topic, n)| ((*topic).into(), PartitionId::new(*n)));
+        let request = DeleteOffsets {
+            group_id: G.into(),
+            partitions: some.collect(),
+            whole_topics: whole.iter().map(|topic| (*topic).into()).collect(),
+        };
+        let GroupAnswer::DeleteOffsets(answer) = h.ask(GroupRequest::DeleteOffsets(request)) else {
+            panic!()
+        };
+        let places = answer.unwrap().into_iter().map(|answer| {
+            assert_eq!(code(&answer.result), ErrorCode::None);
+            (answer.topic.to_string(), answer.partition.get())
+        });
+        places.collect::<Vec<_>>()
+    };
+    let place = |topic: &str, partition| (topic.to_owned(), partition);
+    assert_eq!(forget(&["never"], &[("orders", 4)]), [place("orders", 4)]);
+    assert_eq!(
+        forget(&["gone"], &[]),
+        [place("gone", 3), place("gone", 70)]
+    );
+    assert_eq!(forget(&["gone"], &[]), []);
+    assert_eq!(
+        forget(&["orders"], &[]),
+        [place("orders", 0), place("orders", 9)]
+    );
+    assert!(h.machine.state.groups.is_empty());
+    h.check_replay();
 }
 
 #[test]
@@ -379,6 +446,7 @@ fn a_group_with_more_offsets_than_fit_one_batch_is_deleted_in_parts_and_answered
     let request = DeleteOffsets {
         group_id: G.into(),
         partitions: all.collect(),
+        whole_topics: Vec::new(),
     };
     let effects = h.machine.handle(
         CallId::new(1 << 40),

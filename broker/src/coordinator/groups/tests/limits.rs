@@ -193,6 +193,7 @@ fn offset_requests(name: &Arc<str>) -> Vec<GroupRequest> {
         GroupRequest::DeleteOffsets(DeleteOffsets {
             group_id: "o".into(),
             partitions: vec![(Arc::clone(name), PartitionId::new(-1))],
+            whole_topics: vec![Arc::clone(name)],
         }),
         GroupRequest::DeleteGroups(vec![Arc::clone(name), "o".into()]),
     ]

@@ -266,6 +266,7 @@ impl Player {
                 let request = DeleteOffsets {
                     group_id: self.group.as_str().into(),
                     partitions,
+                    whole_topics: Vec::new(),
                 };
                 let error = match self.harness.ask(GroupRequest::DeleteOffsets(request)) {
                     GroupAnswer::DeleteOffsets(Ok(answers)) => number(&answers[0].result),

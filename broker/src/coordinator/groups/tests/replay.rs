@@ -188,6 +188,7 @@ fn play_admin(harness: &mut Harness, one: Move) {
             let request = DeleteOffsets {
                 group_id: name(group).into(),
                 partitions,
+                whole_topics: Vec::new(),
             };
             harness.ask(GroupRequest::DeleteOffsets(request));
         }
