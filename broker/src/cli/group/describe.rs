@@ -82,8 +82,12 @@ fn print_group(group: &GroupDescription) -> std::io::Result<()> {
     if group.partitions.is_empty() {
         return print_line(&format!("{members}; nothing is committed or assigned"));
     }
+    let unknown = match unknown_partitions(group) {
+        0 => String::new(),
+        count => format!(", not known for {}", counted(count, "partition")),
+    };
     print_line(&format!(
-        "{members}, {}, lag {} ({})",
+        "{members}, {}, lag {} ({}){unknown}",
         counted(group.partitions.len(), "partition"),
         counted(group.lag_records, "record"),
         group
@@ -91,6 +95,15 @@ fn print_group(group: &GroupDescription) -> std::io::Result<()> {
             .map_or_else(|| "age not known".to_owned(), format_age),
     ))?;
     partition_rows(group).print()
+}
+
+/// Partitions that the lag of the whole group leaves out: nothing was committed for them, or their log is not there.
+fn unknown_partitions(group: &GroupDescription) -> usize {
+    let lags = group
+        .partitions
+        .iter()
+        .map(|partition| partition.lag_records);
+    lags.filter(Option::is_none).count()
 }
 
 fn partition_rows(group: &GroupDescription) -> Rows {
@@ -147,6 +160,7 @@ fn group_json(group: &GroupDescription) -> Value {
         "assignment_epoch": group.assignment_epoch,
         "coordinator": group.coordinator.get(),
         "lag_records": group.lag_records,
+        "lag_unknown_partitions": unknown_partitions(group),
         "lag_ms": group.lag_time.map(whole_ms),
         "members": group.members.iter().map(member_json).collect::<Vec<_>>(),
         "partitions": partitions.collect::<Vec<_>>(),
