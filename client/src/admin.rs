@@ -25,6 +25,7 @@ use crate::client::Client;
 use crate::clock::wait_until;
 use crate::error::{Error, ErrorKind, Result};
 
+pub(crate) use group_offsets::fitting_offsets;
 pub use group_offsets::{CommittedOffset, NamedPartitions, OffsetToCommit, ResetOffset, ResetTo};
 pub(crate) use groups::same_number;
 pub use groups::{

@@ -12,6 +12,7 @@ mod member;
 mod partitions;
 mod rebalance;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::future::poll_fn;
 use std::ops::Deref;
@@ -33,7 +34,7 @@ use crate::client::Client;
 use crate::config::{ConsumerConfig, Delivery, OffsetReset};
 use crate::error::{Error, ErrorKind, Result};
 use crate::metrics::ReaderMetrics;
-use crate::reader::{ConsumerRecord, FetchedBatch, Reader, StartAt};
+use crate::reader::{ConsumerRecord, FetchedBatch, MAX_PARTITIONS, Reader, StartAt};
 use crate::topic_partition::TopicPartition;
 
 pub use self::commits::CommitFuture;
@@ -70,6 +71,8 @@ pub struct Consumer {
     ahead: Option<(TopicPartition, Offset)>,
     /// When to look next whether there is more to commit than what was handed out.
     next_settle: Instant,
+    /// Partitions that the broker does not know, and where to go on should it know them again.
+    gone: BTreeMap<TopicPartition, StartAt>,
     tasks: Option<[JoinHandle<()>; 2]>,
 }
 
@@ -78,7 +81,8 @@ enum Step {
     None,
     LettingGo(Vec<TopicPartition>, Call<(Listener, Result<()>)>),
     Losing(Call<Listener>),
-    Finding(Call<Result<Vec<Start>>>),
+    /// With the version of the target that it is for.
+    Finding(u64, Call<Result<Vec<Start>>>),
     Welcoming(Call<Listener>),
     /// At most once: before these records are handed out.
     Committing(CommitFuture, TopicPartition, Offset),
@@ -97,7 +101,8 @@ impl Step {
 impl Consumer {
     pub(crate) fn open(client: &Client, config: ConsumerConfig) -> Result<Self> {
         config.validate()?;
-        let reader = Reader::open(client.with_own_connection(), config.reader_config())?;
+        let mut reader = Reader::open(client.with_own_connection(), config.reader_config())?;
+        reader.tell_failures_once();
         let client = client.with_own_connection();
         let shared = Arc::new(Shared::new(config));
         let heartbeats = heartbeat::run(Arc::clone(&shared), client.clone());
@@ -110,6 +115,7 @@ impl Consumer {
             step: Step::None,
             ahead: None,
             next_settle: Instant::now(),
+            gone: BTreeMap::new(),
             tasks: Some([tokio::spawn(heartbeats), tokio::spawn(commits)]),
         })
     }
@@ -167,11 +173,14 @@ impl Consumer {
     /// # Errors
     /// As [`Self::next`].
     pub async fn poll(&mut self, timeout: Duration) -> Result<Vec<ConsumerRecord>> {
-        let until = Instant::now() + timeout;
-        let Ok(first) = timeout_at(until, self.next_batch()).await else {
-            return Ok(Vec::new());
+        let first = match Instant::now().checked_add(timeout) {
+            Some(until) => match timeout_at(until, self.next_batch()).await {
+                Ok(first) => first?,
+                Err(_) => return Ok(Vec::new()),
+            },
+            None => self.next_batch().await?,
         };
-        let mut records: Vec<ConsumerRecord> = first?.into_iter().collect();
+        let mut records: Vec<ConsumerRecord> = first.into_iter().collect();
         let max = self.config().max_poll_records;
         // What is committed before it is handed out is handed out one commit at a time.
         while records.len() < max && self.config().delivery == Delivery::AtLeastOnce {
@@ -218,9 +227,12 @@ impl Consumer {
     /// If not everything was committed, or the group could not be told, within `close_timeout`.
     pub async fn close(mut self) -> Result<()> {
         let until = Instant::now() + self.config().close_timeout;
-        self.settle();
         let auto_mark = self.config().auto_mark;
-        self.handle.shared.lock().partitions.come_back(auto_mark);
+        let is_member = {
+            let mut state = self.handle.shared.lock();
+            state.partitions.come_back(auto_mark);
+            state.wants_membership()
+        };
         let let_go = timeout_at(until, self.let_go_of_all()).await;
         let let_go = let_go.unwrap_or_else(|_| {
             Err(Error::timed_out(
@@ -228,17 +240,16 @@ impl Consumer {
             ))
         });
         self.end(until);
-        let mut left = Ok(());
-        if let Some(tasks) = self.tasks.take() {
-            for task in tasks {
-                // A little more than they have, so that they say themselves what took so long.
-                let grace = until + Duration::from_secs(1);
-                let _ = timeout_at(grace, task).await;
-            }
+        for task in self.tasks.take().into_iter().flatten() {
+            // A little more than they have, so that they say themselves what took so long.
+            let grace = until + Duration::from_secs(1);
+            let _ = timeout_at(grace, task).await;
         }
-        if let Some(farewell) = self.handle.shared.lock().farewell.take() {
-            left = farewell;
-        }
+        let farewell = self.handle.shared.lock().farewell.take();
+        let left = farewell.unwrap_or_else(|| match is_member {
+            true => Err(heartbeat::not_told()),
+            false => Ok(()),
+        });
         let_go.and(left)
     }
 
@@ -247,6 +258,7 @@ impl Consumer {
             // Whatever it was, it is over.
             let _ = poll_fn(|context| self.poll_step(context)).await;
         }
+        self.prepare_to_let_go();
         let (places, is_lost) = {
             let state = self.handle.shared.lock();
             let places: Vec<_> = state
@@ -268,6 +280,25 @@ impl Consumer {
             return self.handle.commit().await;
         }
         rebalance::let_go(handle, listener, places).await.1
+    }
+
+    /// What can be committed of partitions that are about to go is made known: what is not shown behind the last record; at
+    /// most once, what was committed and will not be handed out.
+    fn prepare_to_let_go(&mut self) {
+        if !self.is_at_most_once() {
+            self.settle();
+            return;
+        }
+        let shared = &self.handle.shared;
+        let mut state = shared.lock();
+        let position = |place: &TopicPartition| self.reader.position(place);
+        let entries = state.partitions.take_positions(position);
+        if !entries.is_empty() {
+            let until = Instant::now() + shared.config.commit_timeout;
+            drop(state.queue.push(entries, until, false));
+            drop(state);
+            shared.commit.notify_one();
+        }
     }
 
     fn end(&self, until: Instant) {
@@ -357,6 +388,7 @@ impl Consumer {
     fn take(&mut self, max: usize, below: Offset) -> Option<FetchedBatch> {
         let (chunk, batch) = self.reader.take(max, below)?;
         let count = chunk.count as u64;
+        let handed_out = (chunk.first_offset, chunk.last_offset);
         let next = Position {
             offset: chunk.next_offset,
             leader_epoch: chunk.leader_epoch,
@@ -369,7 +401,7 @@ impl Consumer {
         }
         state
             .partitions
-            .hand_out(&chunk.place, chunk.last_offset, next, count);
+            .hand_out(&chunk.place, handed_out, next, count);
         self.handle.shared.counters.records.add(count);
         Some(batch)
     }
@@ -417,21 +449,24 @@ impl Consumer {
             Step::None => {}
             Step::LettingGo(_, call) => {
                 let (listener, _) = ready!(call.as_mut().poll(context));
-                self.listener = listener;
+                self.bring_back(listener);
                 self.has_let_go();
             }
             Step::Losing(call) => {
-                self.listener = ready!(call.as_mut().poll(context));
+                let listener = ready!(call.as_mut().poll(context));
+                self.bring_back(listener);
                 self.step = Step::None;
                 self.has_lost();
             }
-            Step::Finding(call) => {
+            Step::Finding(version, call) => {
+                let version = *version;
                 let starts = ready!(call.as_mut().poll(context));
                 self.step = Step::None;
-                return Poll::Ready(starts.and_then(|starts| self.take_over(starts)));
+                return Poll::Ready(starts.and_then(|starts| self.take_over(version, starts)));
             }
             Step::Welcoming(call) => {
-                self.listener = ready!(call.as_mut().poll(context));
+                let listener = ready!(call.as_mut().poll(context));
+                self.bring_back(listener);
                 self.step = Step::None;
             }
             Step::Committing(outcome, ..) => {
@@ -440,6 +475,13 @@ impl Consumer {
             }
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// The listener has been called; another may have been set meanwhile.
+    fn bring_back(&mut self, listener: Listener) {
+        if self.listener.is_none() {
+            self.listener = listener;
+        }
     }
 
     /// Begins what has to be done before more is handed out. Returns whether there is anything.
@@ -475,15 +517,23 @@ impl Consumer {
         let gone = state.to_revoke();
         let come = state.to_add();
         state.unsettled = !(gone.is_empty() && come.is_empty());
+        let version = state.target_version;
+        let reads = state.target.as_ref().map_or(0, BTreeMap::len);
         drop(state);
         if !gone.is_empty() {
+            self.prepare_to_let_go();
             let (handle, listener) = (self.handle.clone(), self.listener.take());
             let call = rebalance::let_go(handle, listener, gone.clone());
             self.step = Step::LettingGo(gone, Box::pin(call));
+        } else if !come.is_empty() && reads > MAX_PARTITIONS {
+            return Err(Error::invalid(format!(
+                "the group gives this consumer {reads} partitions, and one reads at most {MAX_PARTITIONS}"
+            ))
+            .with_action("start more consumers in the group"));
         } else if !come.is_empty() {
             let shared = Arc::clone(&self.handle.shared);
             let call = rebalance::find(shared, self.client.clone(), come);
-            self.step = Step::Finding(Box::pin(call));
+            self.step = Step::Finding(version, Box::pin(call));
         }
         Ok(!matches!(self.step, Step::None))
     }
@@ -497,7 +547,12 @@ impl Consumer {
         for place in &places {
             state.partitions.remove(place);
             self.reader.unassign(place);
+            self.gone.remove(place);
         }
+        self.ahead = self
+            .ahead
+            .take()
+            .filter(|(place, _)| !places.contains(place));
         state.owned_changed();
         drop(state);
         shared.counters.partitions_revoked.add_usize(places.len());
@@ -512,12 +567,17 @@ impl Consumer {
         let counters = &self.handle.shared.counters;
         counters.partitions_lost.add_usize(lost.len());
         self.ahead = None;
+        self.gone.clear();
     }
 
-    /// Begins to read partitions, those of them that are still to be read.
-    fn take_over(&mut self, starts: Vec<Start>) -> Result<()> {
+    /// Begins to read partitions, unless what is to be read has changed since it was looked up where: another member may
+    /// have come further meanwhile.
+    fn take_over(&mut self, version: u64, starts: Vec<Start>) -> Result<()> {
         let shared = Arc::clone(&self.handle.shared);
         let mut state = shared.lock();
+        if state.target_version != version {
+            return Ok(());
+        }
         let wanted = state.to_add();
         let mut places = Vec::new();
         for start in starts {
@@ -592,10 +652,8 @@ impl Consumer {
         }
         for (place, owned) in state.partitions.iter_mut() {
             if let Some(to) = owned.seek.take() {
-                let known = self.reader.seek(place, to);
-                if known.is_err() {
-                    // It was taken from the reader because there was no such topic.
-                    tracing::debug!(topic = %place.topic, partition = %place.partition, "sought, and is gone");
+                if self.reader.seek(place, to).is_err() {
+                    self.gone.insert(place.clone(), to);
                 }
                 self.ahead = self.ahead.take().filter(|(ahead, _)| ahead != place);
             }
@@ -610,7 +668,7 @@ impl Consumer {
         }
     }
 
-    /// Whether an error only says that a topic is gone: the group will take its partitions away.
+    /// Whether an error only says that a topic is gone: the group will take its partitions away, or the broker know it again.
     fn drop_if_gone(&mut self, error: &Error) -> bool {
         let is_gone = matches!(
             error.code(),
@@ -622,8 +680,11 @@ impl Consumer {
         );
         match (error.topic(), error.partition()) {
             (Some(topic), Some(partition)) if is_gone => {
-                tracing::debug!(%error, "a topic that is read is gone");
-                self.reader.unassign(&TopicPartition::new(topic, partition));
+                tracing::warn!(%error, "a partition is not read at present");
+                let place = TopicPartition::new(topic, partition);
+                let at = self.reader.position(&place).map(StartAt::Offset);
+                self.reader.unassign(&place);
+                self.gone.insert(place, at.unwrap_or(StartAt::Earliest));
                 true
             }
             _ => false,
@@ -635,6 +696,20 @@ impl Consumer {
         if now >= self.next_settle {
             self.next_settle = now + self.config().auto_commit_interval;
             self.settle();
+            self.look_for_the_gone();
+        }
+    }
+
+    /// Reads partitions again that were gone and are still to be read.
+    fn look_for_the_gone(&mut self) {
+        let shared = Arc::clone(&self.handle.shared);
+        let state = shared.lock();
+        for (place, at) in std::mem::take(&mut self.gone) {
+            if let Some(owned) = state.partitions.get(&place) {
+                let (epoch, id) = (LeaderEpoch::NONE, owned.topic_id);
+                // There is room for it: it was read before.
+                let _ = self.reader.assign_known(&place, at, epoch, id);
+            }
         }
     }
 

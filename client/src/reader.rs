@@ -31,7 +31,7 @@ use crate::topic_partition::TopicPartition;
 pub use record::{ConsumerRecord, FetchedBatch};
 
 /// The most partitions of one reader, as the contract says.
-const MAX_PARTITIONS: usize = 10_000;
+pub(crate) const MAX_PARTITIONS: usize = 10_000;
 
 /// Where to begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -79,6 +79,8 @@ pub struct Reader {
     errors: VecDeque<Error>,
     link: Link,
     stop_at_end: bool,
+    /// Whether to say again, when nothing else is left to read, why a partition is not read.
+    repeat_failures: bool,
     counters: ReaderCounters,
 }
 
@@ -103,6 +105,7 @@ impl From<FetchedBatch> for Current {
 /// Records that can be handed out.
 pub(crate) struct Chunk {
     pub(crate) place: TopicPartition,
+    pub(crate) first_offset: Offset,
     pub(crate) last_offset: Offset,
     /// Where reading goes on after them.
     pub(crate) next_offset: Offset,
@@ -123,6 +126,7 @@ impl Reader {
             errors: VecDeque::new(),
             link,
             stop_at_end: false,
+            repeat_failures: true,
             counters: ReaderCounters::default(),
         })
     }
@@ -177,6 +181,7 @@ impl Reader {
     pub fn unassign(&mut self, place: &TopicPartition) {
         if self.partitions.remove(place).is_some() {
             self.drop_current_of(place);
+            self.forget_errors_of(place);
             self.link.renew();
         }
     }
@@ -188,6 +193,7 @@ impl Reader {
     pub fn seek(&mut self, place: &TopicPartition, to: StartAt) -> Result<()> {
         self.assigned(place)?.seek(to);
         self.drop_current_of(place);
+        self.forget_errors_of(place);
         self.link.renew();
         Ok(())
     }
@@ -344,6 +350,7 @@ impl Reader {
         };
         Some(Chunk {
             place: current.place.clone(),
+            first_offset: records.first()?.offset,
             last_offset: records[..count].last()?.offset,
             next_offset,
             leader_epoch: current.batch.leader_epoch,
@@ -395,6 +402,11 @@ impl Reader {
         }
     }
 
+    /// Does not tell again why a partition is not read, once that was told.
+    pub(crate) fn tell_failures_once(&mut self) {
+        self.repeat_failures = false;
+    }
+
     /// Hands an error out with the next poll.
     pub(crate) fn give_back(&mut self, error: Error) {
         self.errors.push_back(error);
@@ -424,6 +436,7 @@ impl Reader {
                 client: &self.client,
                 config: &self.config,
                 partitions: &mut self.partitions,
+                repeat_failures: self.repeat_failures,
                 counters: &self.counters,
             };
             match std::task::ready!(self.link.poll(reading, context)) {
@@ -476,6 +489,15 @@ impl Reader {
             .as_ref()
             .filter(|current| current.place == *place)?;
         Some(current.records.as_slice().first()?.offset)
+    }
+
+    /// Errors of a partition that wait to be told have no meaning any more.
+    fn forget_errors_of(&mut self, place: &TopicPartition) {
+        let is_of = |error: &Error| {
+            error.topic() == Some(&*place.topic) && error.partition() == Some(place.partition)
+        };
+        self.errors.retain(|error| !is_of(error));
+        self.link.failures.retain(|error| !is_of(error));
     }
 
     fn drop_current_of(&mut self, place: &TopicPartition) {

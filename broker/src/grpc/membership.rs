@@ -206,8 +206,7 @@ fn heartbeat(ctx: &RequestContext, request: Request) -> Result<ConsumerHeartbeat
         client_host: Arc::clone(&ctx.client_host),
         rebalance_timeout: rebalance_timeout.map(|ms| Duration::from_millis(u64::from(ms))),
         topic_names,
-        // An empty pattern where there was none would only say again that there is none.
-        topic_regex: topic_regex.filter(|regex: &Arc<str>| !joins || !regex.is_empty()),
+        topic_regex,
         server_assignor: request.server_assignor.map(Arc::from),
         owned: request
             .owned

@@ -351,21 +351,29 @@ impl Admin {
 /// The offsets in as few parts as the broker takes in one request.
 fn parts<'a>(group_id: &str, offsets: &'a [OffsetToCommit]) -> Vec<&'a [OffsetToCommit]> {
     let mut parts = Vec::new();
-    let (mut begin, mut bytes) = (0, 0);
-    for (at, offset) in offsets.iter().enumerate() {
-        let names = group_id.len() + offset.partition.topic.len();
-        let size = OFFSET_BYTES + names + offset.metadata.len();
-        let is_full = bytes + size > BYTES_PER_REQUEST || at - begin == OFFSETS_PER_REQUEST;
-        if is_full && at > begin {
-            parts.push(&offsets[begin..at]);
-            (begin, bytes) = (at, 0);
-        }
-        bytes += size;
-    }
-    if begin < offsets.len() {
-        parts.push(&offsets[begin..]);
+    let mut rest = offsets;
+    while !rest.is_empty() {
+        let sizes = rest
+            .iter()
+            .map(|offset| offset.partition.topic.len() + offset.metadata.len());
+        let (part, left) = rest.split_at(fitting_offsets(group_id, sizes));
+        parts.push(part);
+        rest = left;
     }
     parts
+}
+
+/// How many offsets one request takes, at least one if there is any; each is given by the length of its topic's name and
+/// its metadata.
+pub(crate) fn fitting_offsets(group_id: &str, sizes: impl Iterator<Item = usize>) -> usize {
+    let mut bytes = 0;
+    let fits = |size: &usize| {
+        bytes += OFFSET_BYTES + group_id.len() + size;
+        bytes <= BYTES_PER_REQUEST
+    };
+    let mut sizes = sizes.take(OFFSETS_PER_REQUEST).peekable();
+    let least = usize::from(sizes.peek().is_some());
+    sizes.take_while(fits).count().max(least)
 }
 
 /// The error of a part, with what the parts before it have done.

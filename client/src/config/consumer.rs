@@ -76,7 +76,8 @@ pub struct ConsumerConfig {
     pub auto_commit_interval: Duration,
     /// Also commit each time so many records have been marked; 0 for never. Default 0.
     pub commit_every: u64,
-    /// Whether a poll marks what the last one handed out. Without it the application marks what it is done with.
+    /// Whether a poll marks what the last one handed out. Without it the application marks what it is done with, which it has
+    /// to if it polls on while it is at work, such as with a stream that is buffered.
     /// Default true.
     pub auto_mark: bool,
     /// The most records of one poll (`max.poll.records`), from 1 to 1,000,000. Default 500.

@@ -17,15 +17,15 @@ use tokio::time::Instant;
 
 use super::member::{Phase, Shared};
 use super::partitions::not_owned;
+use crate::admin::fitting_offsets;
 use crate::client::Client;
 use crate::clock::wait_until;
 use crate::error::{Error, ErrorKind, Result};
 use crate::topic_partition::TopicPartition;
 
-/// Commits that may wait; more are refused.
+/// Commits that may wait, and offsets in them; more are refused.
 const MAX_WAITING: usize = 1_000;
-/// Offsets of one request, which is what the broker takes.
-const OFFSETS_PER_REQUEST: usize = 10_000;
+const MAX_WAITING_OFFSETS: usize = 200_000;
 
 /// An offset to be committed, under one ownership of its partition.
 #[derive(Clone, Debug)]
@@ -51,15 +51,19 @@ struct Commit {
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     waiting: VecDeque<Commit>,
+    /// Offsets of those that wait.
+    offsets: usize,
     /// Whether an automatic commit waits or is under way.
     pub(super) has_automatic: bool,
     /// Whether one is under way.
     is_busy: bool,
+    /// Nobody carries commits out any more.
+    is_closed: bool,
 }
 
 impl Queue {
     pub(super) fn is_full(&self) -> bool {
-        self.waiting.len() >= MAX_WAITING
+        self.waiting.len() >= MAX_WAITING || self.offsets >= MAX_WAITING_OFFSETS
     }
 
     pub(super) fn is_idle(&self) -> bool {
@@ -72,8 +76,12 @@ impl Queue {
         until: Instant,
         is_automatic: bool,
     ) -> CommitFuture {
+        if self.is_closed {
+            return CommitFuture::refused(Error::closed("consumer"));
+        }
         let (done, outcome) = oneshot::channel();
         self.has_automatic |= is_automatic;
+        self.offsets += entries.len();
         self.waiting.push_back(Commit {
             entries,
             until,
@@ -81,6 +89,29 @@ impl Queue {
             done,
         });
         CommitFuture(Ok(outcome))
+    }
+
+    fn pop(&mut self) -> Option<Commit> {
+        let commit = self.waiting.pop_front();
+        self.is_busy = commit.is_some();
+        self.offsets -= commit.as_ref().map_or(0, |commit| commit.entries.len());
+        commit
+    }
+}
+
+/// Closes the queue when commits are carried out no more, however that came about: who waits is told.
+struct Closing(Arc<Shared>);
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        let waiting = {
+            let queue = &mut self.0.lock().queue;
+            (queue.is_closed, queue.is_busy, queue.offsets) = (true, false, 0);
+            std::mem::take(&mut queue.waiting)
+        };
+        // Dropped without the lock: that wakes those who wait.
+        drop(waiting);
+        self.0.beat.notify_one();
     }
 }
 
@@ -111,21 +142,25 @@ impl Future for CommitFuture {
 
 /// Commits what is given to the queue, and marks by interval, until the consumer ends.
 pub(super) async fn run(shared: Arc<Shared>, client: Client) {
+    let _closing = Closing(Arc::clone(&shared));
     let interval = shared.config.auto_commit_interval;
     let mut next = Instant::now() + interval;
     loop {
-        if let Some(commit) = start_next(&shared) {
+        let commit = shared.lock().queue.pop();
+        if let Some(commit) = commit {
+            let is_empty = commit.entries.is_empty();
             let (outcome, is_automatic) = (
                 carry_out(&shared, &client, commit.entries, commit.until).await,
                 commit.is_automatic,
             );
-            finish(&shared, is_automatic, outcome.as_ref().err());
+            if !is_empty {
+                finish(&shared, is_automatic, outcome.as_ref().err());
+            }
             // Nobody needs to know who does not wait.
             let _ = commit.done.send(outcome);
             continue;
         }
         if shared.lock().ending.is_some() {
-            shared.beat.notify_one();
             return;
         }
         let due = shared.config.commits_marks().then_some(next);
@@ -137,13 +172,6 @@ pub(super) async fn run(shared: Arc<Shared>, client: Client) {
             }
         }
     }
-}
-
-fn start_next(shared: &Shared) -> Option<Commit> {
-    let queue = &mut shared.lock().queue;
-    let commit = queue.waiting.pop_front();
-    queue.is_busy = commit.is_some();
-    commit
 }
 
 fn finish(shared: &Shared, is_automatic: bool, error: Option<&Error>) {
@@ -193,7 +221,10 @@ async fn carry_out(
         }
         let epoch = asked.member_epoch;
         let count = asked.offsets.len();
-        let outcomes = ask(client, asked, until).await;
+        let asking = ask(client, asked, until);
+        let outcomes = shared.until_the_end(&shared.commit, asking).await;
+        let late = || vec![Some(not_answered()); count];
+        let outcomes = outcomes.unwrap_or_else(late);
         let rest = entries.split_off(count);
         let Some(error) = settle(shared, &mut entries, outcomes, &mut failure) else {
             entries = rest;
@@ -242,12 +273,19 @@ fn compose(
         member_id: shared.member_id.clone(),
         member_epoch: state.epoch,
         instance_id: shared.config.instance_id.clone(),
-        offsets: entries
+        offsets: entries[..fitting(&shared.config.group_id, entries)]
             .iter()
-            .take(OFFSETS_PER_REQUEST)
             .map(v1::OffsetToCommit::from)
             .collect(),
     })
+}
+
+/// How many of the entries one request takes.
+fn fitting(group_id: &str, entries: &[Entry]) -> usize {
+    let sizes = entries
+        .iter()
+        .map(|entry| entry.place.topic.len() + entry.metadata.len());
+    fitting_offsets(group_id, sizes)
 }
 
 /// One request; an error for each of its offsets that was not committed.
@@ -266,8 +304,7 @@ async fn ask(
     let outcome =
         match tokio::time::timeout_at(until, call).await {
             Ok(outcome) => outcome,
-            Err(_) => Err(Error::timed_out("the commit was not answered in time")
-                .with_may_have_happened(true)),
+            Err(_) => Err(not_answered()),
         };
     match outcome {
         Ok(response) if response.results.len() == count => {
@@ -346,6 +383,10 @@ fn removed(shared: &Shared, why: &Error) -> Error {
     error.with_kind(ErrorKind::Fenced).with_action(
         "poll to join again: what was not committed is handed out again, to this or another member",
     )
+}
+
+fn not_answered() -> Error {
+    Error::timed_out("the commit was not answered in time").with_may_have_happened(true)
 }
 
 fn out_of_time(last: Option<Error>) -> Error {

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::commits::{CommitFuture, Entry};
 use super::member::{Phase, Shared};
-use super::partitions::not_owned;
+use super::partitions::{Partitions, not_owned};
 use crate::admin::OffsetToCommit;
 use crate::config::Delivery;
 use crate::error::{Error, ErrorKind, Result};
@@ -115,18 +115,15 @@ impl ConsumerHandle {
     /// Like [`Self::commit`], but returns at once. Commits happen in the order in which they are asked for. The future
     /// tells the outcome, and may be dropped.
     pub fn commit_async(&self) -> CommitFuture {
-        let mut state = self.shared.lock();
-        let entries = match self.shared.config.delivery {
+        let config = &self.shared.config;
+        self.put(|partitions| match config.delivery {
             Delivery::AtLeastOnce => {
-                let auto_mark = self.shared.config.auto_mark;
-                state.partitions.come_back(auto_mark);
-                state.partitions.take_uncommitted_marks()
+                partitions.come_back(config.auto_mark);
+                Ok(partitions.take_uncommitted_marks(|_| true))
             }
             // What was handed out was committed before.
-            Delivery::AtMostOnce => Vec::new(),
-        };
-        drop(state);
-        self.put(entries)
+            Delivery::AtMostOnce => Ok(Vec::new()),
+        })
     }
 
     /// Commits these offsets, whatever is marked, in partitions that the consumer owns. The next marks go on from there.
@@ -134,14 +131,13 @@ impl ConsumerHandle {
         &self,
         offsets: impl IntoIterator<Item = OffsetToCommit>,
     ) -> CommitFuture {
-        let entries = self.shared.lock().partitions.take_offsets(offsets);
-        match entries {
-            Ok(entries) => self.put(entries),
-            Err(error) => CommitFuture::refused(error),
-        }
+        // Before anything is locked: what makes them may ask this consumer.
+        let offsets = offsets.into_iter().collect();
+        self.put(|partitions| partitions.take_offsets(offsets))
     }
 
-    fn put(&self, entries: Vec<Entry>) -> CommitFuture {
+    /// Takes what is to be committed and gives it to the queue at once, so that none overtakes another.
+    fn put(&self, take: impl FnOnce(&mut Partitions) -> Result<Vec<Entry>>) -> CommitFuture {
         let mut state = self.shared.lock();
         if state.ending.is_some() {
             return CommitFuture::refused(Error::closed("consumer"));
@@ -153,6 +149,10 @@ impl ConsumerHandle {
             );
             return CommitFuture::refused(error);
         }
+        let entries = match take(&mut state.partitions) {
+            Ok(entries) => entries,
+            Err(error) => return CommitFuture::refused(error),
+        };
         let until = Instant::now() + self.shared.config.commit_timeout;
         let outcome = state.queue.push(entries, until, false);
         drop(state);
@@ -186,9 +186,8 @@ impl ConsumerHandle {
     }
 
     fn order(&self, give: impl FnOnce(&mut super::member::State) -> Result<()>) -> Result<()> {
-        let mut state = self.shared.lock();
-        give(&mut state)?;
-        state.wake();
+        give(&mut self.shared.lock())?;
+        self.shared.wake();
         Ok(())
     }
 

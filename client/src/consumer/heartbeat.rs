@@ -22,8 +22,9 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// Heartbeats that may wait for their answers.
 const MAX_OUTSTANDING: usize = 8;
-/// The shortest time between heartbeats that bring no news.
+/// The shortest time between heartbeats whose answers bring no news, and between those whose answers do.
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(50);
+const SHORTEST_NEWS_INTERVAL: Duration = Duration::from_millis(5);
 
 type Request = v1::ConsumerGroupHeartbeatRequest;
 type Answer = v1::ConsumerGroupHeartbeatResponse;
@@ -51,25 +52,21 @@ pub(super) async fn run(shared: Arc<Shared>, client: Client) {
             membership.shared.beat.notified().await;
             continue;
         }
-        let line = match membership.open().await {
-            Ok(Some(line)) => line,
-            Ok(None) => continue,
-            Err(error) => {
+        let shared = Arc::clone(&membership.shared);
+        let line = match shared.until_the_end(&shared.beat, membership.open()).await {
+            Some(Ok(Some(line))) => line,
+            Some(Ok(None)) | None => continue,
+            Some(Err(error)) => {
                 membership.failed(error).await;
                 continue;
             }
         };
         if let Some(line) = membership.live(line).await {
-            let farewell = membership.leave(Some(line)).await;
-            membership.shared.lock().farewell = Some(farewell);
+            membership.leave(Some(line)).await;
+            return;
         }
     }
-    let is_member = membership.shared.lock().wants_membership();
-    if is_member && membership.shared.lock().farewell.is_none() {
-        let farewell = membership.leave(None).await;
-        membership.shared.lock().farewell = Some(farewell);
-    }
-    membership.shared.lock().phase = Phase::Left;
+    membership.leave(None).await;
 }
 
 struct Membership {
@@ -92,8 +89,20 @@ struct Line {
     last_sent: Instant,
     /// When the next heartbeat is due if none waits for an answer.
     next: Option<Instant>,
-    /// Whether the last heartbeat told of a poll.
+    /// Whether a heartbeat that is not answered told of a poll.
     told_poll: bool,
+    /// Whether the next heartbeat has to say everything, because one that said something was refused.
+    full: bool,
+    /// The member that it was of is no member any more.
+    ended: bool,
+}
+
+impl Line {
+    /// Whether another heartbeat may be sent: not while a join is under way, which decides what there is to say.
+    fn has_room(&self, epoch: i32) -> bool {
+        let joins = epoch == JOIN && !self.outstanding.is_empty();
+        !joins && self.outstanding.len() < MAX_OUTSTANDING
+    }
 }
 
 /// What happened on a line.
@@ -130,8 +139,9 @@ impl Membership {
                 return Ok(None);
             }
             let told_poll = state.polled;
-            (state.heartbeat(&self.shared, true), told_poll)
+            (state.heartbeat(&self.shared, true, false), told_poll)
         };
+        self.shared.wake();
         // Before the stream is opened: the answer to that may wait for it. There is room for it.
         let _ = requests.try_send(first);
         self.shared.counters.heartbeats.add(1);
@@ -152,6 +162,8 @@ impl Membership {
             last_sent: sent_at,
             next: None,
             told_poll,
+            full: false,
+            ended: false,
         }))
     }
 
@@ -161,7 +173,7 @@ impl Membership {
             if self.is_to_leave() {
                 return Some(line);
             }
-            if !self.shared.lock().wants_membership() {
+            if line.ended || !self.shared.lock().wants_membership() {
                 return None;
             }
             let outcome = match self.next_event(&mut line).await {
@@ -203,8 +215,11 @@ impl Membership {
             None if poll_interval < self.interval => Some(line.last_sent + poll_interval),
             None => None,
         };
-        let room = line.outstanding.len() < MAX_OUTSTANDING;
-        let ending = self.shared.lock().ending;
+        let (ending, epoch) = {
+            let state = self.shared.lock();
+            (state.ending, state.epoch)
+        };
+        let room = line.has_room(epoch);
         tokio::select! {
             answer = line.answers.message() => Event::Answer(answer),
             () = self.shared.beat.notified() => Event::Woken,
@@ -219,8 +234,9 @@ impl Membership {
         let state = self.shared.lock();
         let speaks =
             state.wants_membership() && state.epoch != JOIN && state.has_something_to_say();
+        let has_room = line.has_room(state.epoch);
         drop(state);
-        if speaks && line.outstanding.len() < MAX_OUTSTANDING {
+        if speaks && has_room && !line.ended {
             return self.send(line);
         }
         Ok(())
@@ -233,9 +249,13 @@ impl Membership {
                 return Ok(());
             }
             let told_poll = state.polled;
-            (state.heartbeat(&self.shared, false), told_poll)
+            let full = std::mem::take(&mut line.full);
+            // One that overtakes an answer may be of an epoch that is over by then: what it owns shows that it may be.
+            let overtakes = !line.outstanding.is_empty();
+            (state.heartbeat(&self.shared, full, overtakes), told_poll)
         };
-        line.told_poll = told_poll;
+        self.shared.wake();
+        line.told_poll |= told_poll;
         self.put(line, request)
     }
 
@@ -259,17 +279,24 @@ impl Membership {
         self.backoff.reset();
         self.join_backoff.reset();
         self.failing_since = None;
+        line.told_poll &= !line.outstanding.is_empty();
         if answer.heartbeat_interval_ms > 0 {
             let interval = Duration::from_millis(answer.heartbeat_interval_ms.into());
             self.interval = interval.max(SHORTEST_INTERVAL);
         }
         let is_news = self.shared.lock().hear(&self.shared, answer);
+        if is_news {
+            self.shared.wake();
+        }
         if !line.outstanding.is_empty() {
             return Ok(());
         }
         // The broker holds answers without news back; one that does not is not to be asked in a tight loop.
-        let next = sent_at + SHORTEST_INTERVAL;
-        if is_news || next <= now {
+        let next = match is_news {
+            true => sent_at + SHORTEST_NEWS_INTERVAL,
+            false => sent_at + SHORTEST_INTERVAL,
+        };
+        if next <= now {
             return self.send(line);
         }
         line.next = Some(next);
@@ -277,35 +304,56 @@ impl Membership {
     }
 
     fn refused(&mut self, line: &mut Line, error: Error) -> Result<()> {
+        let joins = matches!(self.shared.lock().phase, Phase::Joining);
         match error.code() {
+            // To a join that says that the members of this group are of the other kind.
+            Some(ErrorCode::GroupIdNotFound) if joins => {
+                let error = error.with_action(
+                    "the group has members of the classic protocol: wait until they have left, or use another group",
+                );
+                self.give_up(line, error);
+            }
             Some(code) if says_removed(code) => {
-                let mut state = self.shared.lock();
-                if matches!(state.phase, Phase::Joining) {
+                if joins {
                     self.join_backoff.next();
+                    self.note_failure(&error);
                 }
-                state.lose(&self.shared, error);
+                tracing::warn!(group = %self.shared.config.group_id, %error, "removed from the group");
+                line.ended = true;
+                self.shared.lock().lose(&self.shared, error);
+                self.shared.wake();
             }
             Some(ErrorCode::UnreleasedInstanceId | ErrorCode::FencedInstanceId) => {
                 let error = error.with_kind(ErrorKind::Fenced).with_action(
                     "another consumer has this instance id: give each an id of its own, or wait until the session of the one before has timed out",
                 );
-                self.shared.lock().fail(&self.shared, error);
+                self.give_up(line, error);
             }
             _ if is_passing(&error) => {
                 self.note_failure(&error);
+                // What it said was not taken in.
+                line.full = true;
+                self.shared.lock().polled |= line.told_poll;
                 if line.outstanding.is_empty() {
                     line.next = Some(Instant::now() + self.backoff.next());
                 }
             }
-            _ => self.shared.lock().fail(&self.shared, error),
+            _ => self.give_up(line, error),
         }
         Ok(())
+    }
+
+    fn give_up(&self, line: &mut Line, error: Error) {
+        line.ended = true;
+        self.shared.lock().fail(&self.shared, error);
+        self.shared.wake();
     }
 
     /// The stream could not be opened, or broke.
     async fn failed(&mut self, error: Error) {
         if !is_passing(&error) {
             self.shared.lock().fail(&self.shared, error);
+            self.shared.wake();
             return;
         }
         self.note_failure(&error);
@@ -323,21 +371,29 @@ impl Membership {
         }
         if now.duration_since(since) >= self.shared.config.reader.retry_timeout {
             self.failing_since = None;
-            let mut state = self.shared.lock();
-            state.trouble = Some(error.clone());
-            state.wake();
+            self.shared.lock().trouble = Some(error.clone());
+            self.shared.wake();
         }
     }
 
-    /// Takes leave, if the broker is there in time.
-    async fn leave(&mut self, line: Option<Line>) -> Result<()> {
-        let ending = self.shared.lock().ending.unwrap_or_else(Instant::now);
-        let left = timeout_at(ending, self.say_goodbye(line)).await;
-        left.unwrap_or_else(|_| {
-            let message = "the group could not be told in time that this consumer leaves";
-            Err(Error::timed_out(message)
-                .with_action("its partitions are shared out when its session times out"))
-        })
+    /// Takes leave, if it is a member and the broker is there in time.
+    async fn leave(&mut self, line: Option<Line>) {
+        let (is_member, ending) = {
+            let state = self.shared.lock();
+            (state.wants_membership(), state.ending)
+        };
+        let farewell = match is_member {
+            true => {
+                let ending = ending.unwrap_or_else(Instant::now);
+                let left = timeout_at(ending, self.say_goodbye(line)).await;
+                left.unwrap_or_else(|_| Err(not_told()))
+            }
+            false => Ok(()),
+        };
+        let mut state = self.shared.lock();
+        state.farewell = Some(farewell);
+        state.phase = Phase::Left;
+        state.partitions.clear();
     }
 
     async fn say_goodbye(&mut self, line: Option<Line>) -> Result<()> {
@@ -391,6 +447,13 @@ impl Membership {
             "the broker ended the stream",
         ))
     }
+}
+
+/// The error of a consumer that has gone without a word.
+pub(super) fn not_told() -> Error {
+    let message = "the group could not be told in time that this consumer leaves";
+    Error::timed_out(message)
+        .with_action("its partitions are shared out when its session times out")
 }
 
 /// Whether it is worth trying again.

@@ -17,6 +17,7 @@ use tokio::time::Instant;
 
 use super::commits::{CommitFuture, Queue};
 use super::partitions::Partitions;
+use crate::clock::wait_until;
 use crate::config::ConsumerConfig;
 use crate::error::{Error, ErrorKind, Result};
 use crate::metrics::ConsumerCounters;
@@ -76,6 +77,8 @@ pub(super) struct State {
     pub(super) subscription: Option<Subscription>,
     /// What the group wants it to read; none until it has said so.
     pub(super) target: Option<Target>,
+    /// Counts how often that has changed.
+    pub(super) target_version: u64,
     pub(super) partitions: Partitions,
     pub(super) queue: Queue,
     /// What is owned may not be what is to be read.
@@ -120,6 +123,7 @@ impl Shared {
                 epoch: JOIN,
                 subscription: None,
                 target: None,
+                target_version: 0,
                 partitions: Partitions::default(),
                 queue: Queue::default(),
                 unsettled: false,
@@ -140,6 +144,32 @@ impl Shared {
 
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock()
+    }
+
+    /// Wakes whoever polls the consumer. Not while the lock is held: what is woken may run at once.
+    pub(super) fn wake(&self) {
+        let waker = self.state.lock().waker.take();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// Waits for something, but not beyond the consumer's end. What `notify` tells meanwhile is looked at afterwards.
+    pub(super) async fn until_the_end<T>(
+        &self,
+        notify: &Notify,
+        wanted: impl Future<Output = T>,
+    ) -> Option<T> {
+        tokio::pin!(wanted);
+        loop {
+            let ending = self.lock().ending;
+            tokio::select! {
+                biased;
+                done = &mut wanted => return Some(done),
+                () = wait_until(ending) => return None,
+                () = notify.notified(), if ending.is_none() => {}
+            }
+        }
     }
 
     /// # Errors
@@ -170,7 +200,7 @@ impl Shared {
     /// Puts marks into the queue, unless an automatic commit is in it already.
     pub(super) fn commit_automatically(&self) {
         let mut state = self.lock();
-        if state.queue.has_automatic {
+        if state.queue.has_automatic || state.ending.is_some() {
             return;
         }
         let entries = state.partitions.take_new_marks(|_| true);
@@ -195,17 +225,18 @@ impl Shared {
     pub(super) fn commit_before_letting_go(
         &self,
         places: &[TopicPartition],
-        within: Duration,
+        until: Instant,
     ) -> CommitFuture {
         let mut state = self.lock();
         let entries = match self.config.commits_marks() {
+            // Also what is in the queue already: if that fails, nobody is told.
             true => state
                 .partitions
-                .take_new_marks(|place| places.contains(place)),
+                .take_uncommitted_marks(|place| places.contains(place)),
             false => Vec::new(),
         };
         // Whatever else is in the queue: this one is needed.
-        let until = Instant::now() + within.min(self.config.commit_timeout);
+        let until = until.min(Instant::now() + self.config.commit_timeout);
         let outcome = state.queue.push(entries, until, false);
         drop(state);
         self.commit.notify_one();
@@ -227,12 +258,6 @@ impl State {
         match &mut self.waker {
             Some(known) => known.clone_from(waker),
             none => *none = Some(waker.clone()),
-        }
-    }
-
-    pub(super) fn wake(&mut self) {
-        if let Some(waker) = self.waker.take() {
-            waker.wake();
         }
     }
 
@@ -282,11 +307,13 @@ impl State {
         self.say_subscription || (self.say_owned && self.has_let_go())
     }
 
-    /// The next heartbeat; one that is `full` says everything.
+    /// The next heartbeat; one that is `full` says everything. Whoever waits for records has to be woken after it: it polls
+    /// once more by that, and so the next heartbeat says that somebody does.
     pub(super) fn heartbeat(
         &mut self,
         shared: &Shared,
         full: bool,
+        overtakes: bool,
     ) -> v1::ConsumerGroupHeartbeatRequest {
         let config = &shared.config;
         let millis = |time: Duration| u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
@@ -310,12 +337,11 @@ impl State {
             request.subscription = self.subscription.as_ref().map(Into::into);
             self.say_subscription = false;
         }
-        if full || (self.say_owned && self.has_let_go()) {
+        let acknowledges = self.say_owned && self.has_let_go();
+        if full || overtakes || acknowledges {
             request.owned = Some(self.owned());
-            self.say_owned = false;
+            self.say_owned &= !(full || acknowledges);
         }
-        // Whoever waits for records polls once more by this, and so the next heartbeat says that somebody does.
-        self.wake();
         request
     }
 
@@ -356,6 +382,7 @@ impl State {
             let target = target_of(assignment);
             if self.target.as_ref() != Some(&target) {
                 shared.counters.rebalances.add(1);
+                self.target_version += 1;
             }
             self.target = Some(target);
             self.unsettled = true;
@@ -365,15 +392,11 @@ impl State {
         if moved {
             shared.epoch_moved.notify_one();
         }
-        if is_news {
-            self.wake();
-        }
         is_news
     }
 
     /// It is no member any more.
     pub(super) fn lose(&mut self, shared: &Shared, why: Error) {
-        tracing::warn!(group = %shared.config.group_id, error = %why, "removed from the group");
         self.phase = Phase::Lost(why);
         self.leave_behind(shared);
     }
@@ -387,7 +410,7 @@ impl State {
     fn leave_behind(&mut self, shared: &Shared) {
         self.epoch = JOIN;
         self.target = None;
-        self.wake();
+        self.target_version += 1;
         shared.epoch_moved.notify_one();
     }
 }

@@ -137,15 +137,21 @@ impl Partitions {
         Ok(())
     }
 
-    /// Records up to `last` were handed out, and there are no others below `next`.
+    /// Records from `first` to `last` were handed out, and there are no others below `next`.
     pub(super) fn hand_out(
         &mut self,
         place: &TopicPartition,
-        last: Offset,
+        (first, last): (Offset, Offset),
         next: Position,
         records: u64,
     ) {
         if let Some(owned) = self.owned.get_mut(place) {
+            let expected = owned.handed_out.map_or(owned.start, |next| next.offset);
+            if first < expected {
+                // The reader went back, because the log did not have what it wanted: a seek, only not by the application.
+                owned.start = first;
+                owned.mark = None;
+            }
             owned.handed_out = Some(next);
             owned.last = last;
             self.unmarked.push((place.clone(), records));
@@ -181,11 +187,13 @@ impl Partitions {
             .filter(|_| (owned.start..=owned.last).contains(&offset))
         else {
             let message = format!(
-                "the record at offset {offset} was not handed out since this consumer owns the partition"
+                "the record at offset {offset} was not handed out since this consumer owns the partition, or has sought in it"
             );
-            return Err(Error::new(ErrorKind::Fenced, message).of_partition(Arc::clone(&place.topic), place.partition).with_action(
-                "leave it: the partition was taken away meanwhile, and its records are handed out anew",
-            ));
+            return Err(Error::new(ErrorKind::Fenced, message)
+                .of_partition(Arc::clone(&place.topic), place.partition)
+                .with_action(
+                    "leave it: what is to be read is handed out anew, to this or another member",
+                ));
         };
         let mark = if offset == owned.last {
             next
@@ -216,8 +224,13 @@ impl Partitions {
     }
 
     /// What a commit that is asked for has to commit: marks that are not known to be committed.
-    pub(super) fn take_uncommitted_marks(&mut self) -> Vec<Entry> {
-        self.take_marks(|_, owned| owned.mark.map(|mark| mark.offset) != owned.committed)
+    pub(super) fn take_uncommitted_marks(
+        &mut self,
+        of: impl Fn(&TopicPartition) -> bool,
+    ) -> Vec<Entry> {
+        self.take_marks(|place, owned| {
+            of(place) && owned.mark.map(|mark| mark.offset) != owned.committed
+        })
     }
 
     fn take_marks(&mut self, of: impl Fn(&TopicPartition, &Owned) -> bool) -> Vec<Entry> {
@@ -259,11 +272,12 @@ impl Partitions {
     ///
     /// # Errors
     /// If a partition is not owned.
-    pub(super) fn take_offsets(
-        &mut self,
-        offsets: impl IntoIterator<Item = OffsetToCommit>,
-    ) -> Result<Vec<Entry>> {
-        let mut entries = Vec::new();
+    pub(super) fn take_offsets(&mut self, offsets: Vec<OffsetToCommit>) -> Result<Vec<Entry>> {
+        // All of them, or none.
+        for wanted in &offsets {
+            self.wanted(&wanted.partition)?;
+        }
+        let mut entries = Vec::with_capacity(offsets.len());
         for wanted in offsets {
             let owned = self.wanted(&wanted.partition)?;
             let mark = Position {
@@ -285,6 +299,31 @@ impl Partitions {
         let owned = self.owned.get_mut(place)?;
         owned.queued = Some(to.offset);
         Some(owned.entry(place, to))
+    }
+
+    /// At most once: where reading stands, where that is not what was committed. What was committed and never handed out is
+    /// given back by that.
+    pub(super) fn take_positions(
+        &mut self,
+        position: impl Fn(&TopicPartition) -> Option<Offset>,
+    ) -> Vec<Entry> {
+        let mut entries = Vec::new();
+        for (place, owned) in &mut self.owned {
+            let Some(offset) = position(place).filter(|offset| Some(*offset) != owned.queued)
+            else {
+                continue;
+            };
+            let leader_epoch = owned
+                .handed_out
+                .map_or(LeaderEpoch::NONE, |next| next.leader_epoch);
+            owned.queued = Some(offset);
+            let to = Position {
+                offset,
+                leader_epoch,
+            };
+            entries.push(owned.entry(place, to));
+        }
+        entries
     }
 
     /// Whether the ownership under which an entry was made goes on.
@@ -359,7 +398,8 @@ mod tests {
 
     fn hand_out(partitions: &mut Partitions, last: i64, next: i64) {
         let count = 1;
-        partitions.hand_out(&place(), Offset::new(last), position(next), count);
+        let offsets = (Offset::new(last), Offset::new(last));
+        partitions.hand_out(&place(), offsets, position(next), count);
     }
 
     fn offsets(entries: &[Entry]) -> Vec<i64> {
@@ -392,10 +432,13 @@ mod tests {
         assert_eq!(offsets(&partitions.take_new_marks(|_| true)), [12]);
         assert_eq!(offsets(&partitions.take_new_marks(|_| true)), [0; 0]);
         // Until it is known to be committed, one that is asked for takes it again.
-        let entries = partitions.take_uncommitted_marks();
+        let entries = partitions.take_uncommitted_marks(|_| true);
         assert_eq!(offsets(&entries), [12]);
         partitions.decided(&entries[0], true);
-        assert_eq!(offsets(&partitions.take_uncommitted_marks()), [0; 0]);
+        assert_eq!(
+            offsets(&partitions.take_uncommitted_marks(|_| true)),
+            [0; 0]
+        );
     }
 
     #[test]
@@ -407,7 +450,7 @@ mod tests {
         assert_eq!(
             (
                 partitions.marked(),
-                offsets(&partitions.take_uncommitted_marks())
+                offsets(&partitions.take_uncommitted_marks(|_| true))
             ),
             (0, vec![])
         );
@@ -460,13 +503,16 @@ mod tests {
         assert!(partitions.has_orders);
         // What was handed out before the seek is not marked by coming back.
         partitions.come_back(true);
-        assert_eq!(offsets(&partitions.take_uncommitted_marks()), [2]);
+        assert_eq!(offsets(&partitions.take_uncommitted_marks(|_| true)), [2]);
         hand_out(&mut partitions, 2, 3);
         partitions.come_back(true);
-        assert_eq!(offsets(&partitions.take_uncommitted_marks()), [3]);
+        assert_eq!(offsets(&partitions.take_uncommitted_marks(|_| true)), [3]);
         // A place that is not known yet is not committed.
         partitions.seek(&place(), StartAt::Earliest).unwrap();
-        assert_eq!(offsets(&partitions.take_uncommitted_marks()), [0; 0]);
+        assert_eq!(
+            offsets(&partitions.take_uncommitted_marks(|_| true)),
+            [0; 0]
+        );
         let elsewhere = TopicPartition::new("t", PartitionId::new(1));
         assert!(partitions.seek(&elsewhere, StartAt::Earliest).is_err());
     }
@@ -495,12 +541,16 @@ mod tests {
             OffsetToCommit::new("t", PartitionId::new(partition), Offset::new(offset))
         };
         let entries = partitions
-            .take_offsets([offset(0, 2).metadata("m")])
+            .take_offsets(vec![offset(0, 2).metadata("m")])
             .unwrap();
         assert_eq!(
             (offsets(&entries), entries[0].metadata.as_str()),
             (vec![2], "m")
         );
-        assert!(partitions.take_offsets([offset(1, 2)]).is_err());
+        assert!(
+            partitions
+                .take_offsets(vec![offset(0, 3), offset(1, 2)])
+                .is_err()
+        );
     }
 }

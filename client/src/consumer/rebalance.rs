@@ -33,11 +33,11 @@ pub(super) async fn let_go(
     mut listener: Listener,
     places: Vec<TopicPartition>,
 ) -> (Listener, Result<()>) {
+    let until = Instant::now() + handle.shared.config.max_poll_interval;
     if let Some(listener) = &mut listener {
         listener.revoked(&handle, &places).await;
     }
-    let within = handle.shared.config.max_poll_interval;
-    let committed = handle.shared.commit_before_letting_go(&places, within);
+    let committed = handle.shared.commit_before_letting_go(&places, until);
     let committed = committed.await;
     if let Err(error) = &committed {
         tracing::warn!(group = %handle.group_id(), %error, "partitions are let go of with records that may be read again");

@@ -39,6 +39,7 @@ pub(super) struct Reading<'a> {
     pub(super) client: &'a Client,
     pub(super) config: &'a ReaderConfig,
     pub(super) partitions: &'a mut BTreeMap<TopicPartition, Assignment>,
+    pub(super) repeat_failures: bool,
     pub(super) counters: &'a ReaderCounters,
 }
 
@@ -78,7 +79,7 @@ pub(super) struct Link {
     /// Since when nothing has worked.
     failing_since: Option<Instant>,
     /// Errors of partitions, to be told one by one.
-    failures: Vec<Error>,
+    pub(super) failures: Vec<Error>,
 }
 
 impl Link {
@@ -182,8 +183,10 @@ impl Link {
                 continue;
             }
             match &assignment.failure {
-                Some(error) => return Poll::Ready(LinkEvent::Failed(error.clone())),
-                None => paused = true,
+                Some(error) if reading.repeat_failures => {
+                    return Poll::Ready(LinkEvent::Failed(error.clone()));
+                }
+                _ => paused = true,
             }
         }
         // What could change this needs the reader mutably, so nobody has to be woken.

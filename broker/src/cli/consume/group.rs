@@ -1,13 +1,14 @@
 //! `logweir consume --group`: as a member of a consumer group, which commits what was written and flushed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 use logweir_client::{
     Admin, Client, Consumer, ConsumerConfig, ConsumerHandle, Delivery, Error, ErrorKind,
-    FetchedBatch, OffsetReset, OffsetSpec, ReaderConfig, RebalanceFuture, RebalanceListener,
-    StartAt, TopicPartition,
+    FetchedBatch, OffsetReset, OffsetSpec, OffsetToCommit, ReaderConfig, RebalanceFuture,
+    RebalanceListener, StartAt, TopicPartition,
 };
 use logweir_proto::{Offset, PartitionId};
 
@@ -79,7 +80,7 @@ impl ConsumeCommand {
         consumer.subscribe([self.topic.as_str()])?;
         let mut sharing = Sharing {
             consumer,
-            topic: self.topic.clone(),
+            topic: self.topic.as_str().into(),
             admin,
             writer: self.writer(None),
             ends,
@@ -133,7 +134,7 @@ async fn ends_of(admin: &Admin, topic: &str) -> anyhow::Result<BTreeMap<Partitio
 }
 
 struct Sharing {
-    topic: String,
+    topic: Arc<str>,
     consumer: Consumer,
     admin: Admin,
     writer: Writer<'static>,
@@ -147,46 +148,56 @@ impl Sharing {
         let mut reader_check = tokio::time::interval(READER_CHECK);
         let mut end_check = tokio::time::interval(END_CHECK);
         while self.writer.left > 0 {
+            // The ends before records: those that are always there would hide them.
             tokio::select! {
                 biased;
                 () = interrupt.asked() => return Ok(()),
-                batch = self.consumer.next_batch() => match batch {
-                    Ok(batch) => self.put(batch)?,
-                    Err(error) => go_on_after(error)?,
+                _ = end_check.tick(), if self.ends.is_some() => tokio::select! {
+                    () = interrupt.asked() => return Ok(()),
+                    at_the_ends = self.is_at_the_ends() => if at_the_ends? {
+                        return Ok(());
+                    },
                 },
                 _ = reader_check.tick() => self.writer.check_reader()?,
-                _ = end_check.tick(), if self.ends.is_some() => {
-                    if self.is_at_the_ends().await? {
-                        return Ok(());
-                    }
-                }
+                batch = self.consumer.next_batch() => match batch {
+                    Ok(batch) => self.put(batch).await?,
+                    Err(error) => go_on_after(error)?,
+                },
             }
         }
         Ok(())
     }
 
     /// Writes records and flushes them; then they may be committed.
-    fn put(&mut self, mut batch: FetchedBatch) -> anyhow::Result<()> {
+    async fn put(&mut self, mut batch: FetchedBatch) -> anyhow::Result<()> {
         let written = self.writer.write(&batch)?;
         self.writer.out.flush()?;
-        batch
-            .records
-            .truncate(usize::try_from(written).unwrap_or(usize::MAX));
-        self.consumer.mark_batch(&batch)?;
+        let written = usize::try_from(written).unwrap_or(usize::MAX);
+        let unwritten = batch.records.get(written).map(|record| record.offset);
+        batch.records.truncate(written);
+        match unwritten {
+            // At most once, all of the batch is committed already.
+            Some(offset) => {
+                let offset = OffsetToCommit::new(Arc::clone(&batch.topic), batch.partition, offset)
+                    .leader_epoch(batch.leader_epoch);
+                self.consumer.commit_offsets([offset]).await?;
+            }
+            None => self.consumer.mark_batch(&batch)?,
+        }
         Ok(())
     }
 
     /// Whether the group has come to the ends: this member by what it has written, the others by what they have
     /// committed.
     async fn is_at_the_ends(&self) -> anyhow::Result<bool> {
-        let owned = self.consumer.assignment();
+        let owned: BTreeSet<TopicPartition> = self.consumer.assignment().into_iter().collect();
         let mut others = Vec::new();
         for (partition, end) in self.ends.iter().flatten() {
-            let owned = owned.iter().find(|place| place.partition == *partition);
-            match owned.map(|place| self.consumer.position(place)) {
-                Some(position) if position.is_some_and(|position| position >= *end) => {}
-                Some(_) => return Ok(false),
-                None => others.push((*partition, *end)),
+            let place = TopicPartition::new(Arc::clone(&self.topic), *partition);
+            if !owned.contains(&place) {
+                others.push((*partition, *end));
+            } else if self.consumer.position(&place).is_none_or(|at| at < *end) {
+                return Ok(false);
             }
         }
         if others.is_empty() {
@@ -199,7 +210,7 @@ impl Sharing {
         };
         let committed: BTreeMap<PartitionId, Offset> = committed
             .into_iter()
-            .filter(|offset| *offset.partition.topic == *self.topic)
+            .filter(|offset| offset.partition.topic == self.topic)
             .map(|offset| (offset.partition.partition, offset.offset))
             .collect();
         Ok(others
@@ -210,13 +221,15 @@ impl Sharing {
 
 /// What passes is said; anything else ends the command.
 fn go_on_after(error: Error) -> anyhow::Result<()> {
-    match error.kind() {
-        ErrorKind::Retriable | ErrorKind::TimedOut => {
-            eprintln!("still trying: {error}");
-            Ok(())
-        }
-        _ => Err(error.into()),
+    if !passes(&error) {
+        return Err(error.into());
     }
+    eprintln!("still trying: {error}");
+    Ok(())
+}
+
+fn passes(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Retriable | ErrorKind::TimedOut)
 }
 
 /// Begins at an offset in partitions for which the group has committed nothing.
@@ -234,7 +247,12 @@ impl BeginAt {
             let topic = &self.topic;
             eprintln!("cannot look up where {topic} begins and ends: {error:#}");
             let error = error.downcast_ref::<Error>();
-            if !error.is_some_and(Error::is_retriable) {
+            if !error.is_some_and(passes) {
+                // Rather nothing than from where it was not told to.
+                for partition in &partitions {
+                    let place = TopicPartition::new(self.topic.as_str(), *partition);
+                    let _ = consumer.pause(&place);
+                }
                 return;
             }
         }
