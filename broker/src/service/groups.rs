@@ -547,7 +547,7 @@ fn place(image: &Image, offset: &mut NewOffset) -> Result<(), ApiError> {
         "topic {:?} has id {}, not {}: it was created anew",
         offset.topic, topic.id, offset.topic_id
     );
-    Err(ApiError::new(ErrorCode::InconsistentTopicId, message)
+    Err(ApiError::new(ErrorCode::UnknownTopicId, message)
         .hint("what was read of the earlier topic needs no commit any more"))
 }
 
