@@ -40,9 +40,9 @@ pub(crate) use crate::coordinator::groups::answer::{
 pub(crate) use crate::coordinator::groups::ids::{Assignment, Epoch};
 pub(crate) use crate::coordinator::groups::request;
 pub(crate) use describe::{GroupDescription, GroupPartition, MemberDescription, Named};
-#[cfg(test)]
-pub(crate) use lag::Lag;
 pub(crate) use reset::{ByTopic, ResetTo, Resetting};
+#[cfg(test)]
+pub(crate) use {crate::coordinator::groups::records::CommittedOffset, lag::Lag};
 
 /// Where groups and committed offsets are kept.
 pub(crate) const OFFSETS_TOPIC: &str = "__consumer_offsets";
