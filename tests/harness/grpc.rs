@@ -61,7 +61,8 @@ impl GrpcBroker {
             produce: ProduceServiceClient::new(produce)
                 .max_encoding_message_size(MAX_MESSAGE_BYTES),
             fetch: FetchServiceClient::new(fetch).max_decoding_message_size(MAX_MESSAGE_BYTES),
-            groups: GroupServiceClient::new(channel.clone()),
+            groups: GroupServiceClient::new(channel.clone())
+                .max_decoding_message_size(MAX_MESSAGE_BYTES),
             topics: TopicServiceClient::new(channel.clone()),
             cluster: ClusterServiceClient::new(channel.clone()),
             channel,

@@ -326,6 +326,12 @@ async fn groups_and_offsets_are_deleted() {
     assert_eq!(committed(&broker, "idle").await, [(0, 4)]);
     said(&broker, "group delete-offsets idle --topic orders", 0);
     assert_eq!(committed(&broker, "idle").await, []);
+    commit(&broker, "idle", &[(0, 4)]).await;
+    let deleted = said(&broker, "group delete-offsets idle --topic nowhere", 0);
+    assert!(
+        deleted.contains("committed nothing for these topics"),
+        "{deleted}"
+    );
     let error = said(&broker, "group delete-offsets busy --topic orders:0", 1);
     assert!(error.contains("subscribed"), "{error}");
     let error = said(&broker, "group delete-offsets nobody --topic orders:0", 1);
@@ -414,6 +420,23 @@ async fn an_import_is_checked_whole_before_anything_is_set() {
     let missing = dir.path().join("missing");
     let error = said(&broker, &format!("offsets import {}", shown(&missing)), 1);
     assert!(error.contains("missing"), "{error}");
+}
+
+/// The coordinator decides on a million bytes at a time, and refused larger imports.
+#[tokio::test]
+async fn an_import_larger_than_one_decision_is_set_part_by_part() {
+    let broker = start().await;
+    let mut grpc = GrpcBroker::connect(broker.grpc()).await;
+    grpc.create_topic("wide", 300, &[]).await;
+    let metadata = "m".repeat(4_000);
+    let offsets = (0..300).map(|partition| {
+        json!({"topic": "wide", "partition": partition, "offset": 1, "metadata": metadata})
+    });
+    let group = json!({"group": "g", "offsets": offsets.collect::<Vec<_>>()});
+    let import = call(&broker, "offsets import --execute --json");
+    let set = import.input(group.to_string()).succeed();
+    assert_eq!(set.lines().count(), 300);
+    assert_eq!(committed(&broker, "g").await.len(), 300);
 }
 
 fn shown(path: &Path) -> &str {

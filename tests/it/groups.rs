@@ -254,9 +254,24 @@ async fn a_partition_is_handed_on_only_after_its_owner_let_go() {
 #[tokio::test]
 async fn a_broken_stream_is_not_a_leave_and_a_silent_member_is_removed_by_the_session_time() {
     let (broker, mut grpc) = start().await;
-    let member = Member::join(&mut grpc, "m").await;
+    let mut own = connect(&broker).await;
+    let member = Member::join(&mut own, "m").await;
     let (epoch, owned) = (member.epoch, member.owned.clone());
-    drop(member);
+    // One that waits for its answer.
+    member.send(member.heartbeat()).await;
+    let has_connections = async |count: &str| {
+        let address = broker.http_addr().unwrap().to_string();
+        let page = tokio::task::spawn_blocking(move || http_get(&address, "/metrics"));
+        let page = page.await.unwrap().body;
+        page.lines()
+            .any(|line| line == format!("logweir_connections {count}"))
+    };
+    assert!(has_connections("2").await);
+    drop((member, own));
+    let is_seen = || has_connections("1");
+    logweir::testing::eventually("the broker sees the break", DEADLINE, is_seen)
+        .await
+        .unwrap();
     let mut member = Member::open(&mut grpc, "m").await;
     (member.epoch, member.owned) = (epoch, owned);
     member.send(member.heartbeat()).await;
@@ -340,7 +355,7 @@ async fn a_recreated_topic_does_not_inherit_offsets() {
     let mut late = commit(0, 8);
     late.offsets[0].topic_id = Some(old_id);
     let answer = grpc.groups.commit_offsets(late).await.unwrap().into_inner();
-    assert_eq!(code(&answer.results[0].error), "INCONSISTENT_TOPIC_ID");
+    assert_eq!(code(&answer.results[0].error), "UNKNOWN_TOPIC_ID");
     assert_eq!(commit_alone(&mut grpc, 0, 0).await, None);
     assert_eq!(committed(&mut grpc).await, [(0, 0)]);
     broker.shutdown().await.unwrap();
@@ -585,6 +600,10 @@ async fn a_heartbeat_can_fail_or_have_its_answer_lost() {
         .await
         .unwrap();
     broker.shutdown().await.unwrap();
+    // All that was sent is here now.
+    while let Ok(Some(answer)) = member.answers.message().await {
+        assert_eq!(code(&answer.error), "NETWORK_EXCEPTION", "{answer:?}");
+    }
 }
 
 #[tokio::test]
@@ -782,9 +801,10 @@ async fn an_answer_about_groups_has_a_limit_and_says_what_to_ask_for_instead() {
     assert_eq!(one[0].offsets.len(), 2_400);
     let refused = fetch(&mut grpc, all(&["a", "b"])).await.unwrap_err();
     assert!(refused.message().contains("fewer groups"), "{refused}");
+    let groups = grpc.groups.clone();
     let describe = |ids: &[&str]| {
         let group_ids = ids.iter().map(ToString::to_string).collect();
-        let (mut groups, request) = (grpc.groups.clone(), v1::DescribeGroupsRequest { group_ids });
+        let (mut groups, request) = (groups.clone(), v1::DescribeGroupsRequest { group_ids });
         async move { Ok::<_, Status>(groups.describe_groups(request).await?.into_inner().groups) }
     };
     assert_eq!(describe(&["a"]).await.unwrap()[0].partitions.len(), 2_400);

@@ -8,8 +8,6 @@ use std::collections::VecDeque;
 
 use bytes::Buf;
 
-use crate::grpc::produce_stream::PRODUCE_STREAM;
-
 /// A gRPC message's prefix: one byte of flags, four of length.
 const PREFIX_BYTES: usize = 5;
 /// What a message takes beside its bytes: its place in the list of lengths.
@@ -20,60 +18,60 @@ const MESSAGE_BYTES: usize = 16;
 pub(super) struct Shape {
     /// Bytes in memory beside the payload; generous, as lists double as they grow.
     decoded_bytes: usize,
+    /// Beside that, what each byte of the payload takes: a packed number may have one.
+    per_byte: usize,
+    /// Empty where the payload is no message: it is passed over.
     fields: &'static [(u64, &'static Shape)],
 }
 
-static HEADER: Shape = Shape {
-    decoded_bytes: 64,
-    fields: &[],
-};
-static RECORD: Shape = Shape {
-    decoded_bytes: 160,
-    fields: &[(3, &HEADER)],
-};
-static RECORDS: Shape = Shape {
-    decoded_bytes: 0,
-    fields: &[(1, &RECORD)],
-};
-static APPEND: Shape = Shape {
-    decoded_bytes: 256 + ANSWER_BYTES,
-    fields: &[(5, &RECORDS)],
-};
-/// `ProduceRequest`.
-static PRODUCE: Shape = Shape {
-    decoded_bytes: 0,
-    fields: &[(4, &APPEND)],
-};
-static ENTRY: Shape = Shape {
-    decoded_bytes: 160,
-    fields: &[],
-};
-static ITEM: Shape = Shape {
-    decoded_bytes: 320,
-    fields: &[(2, &ENTRY), (3, &ENTRY), (4, &ENTRY)],
-};
-/// Every other request: lists are in field 1 or 2, and their items' own lists in fields 2 to 4.
-static LISTS: Shape = Shape {
-    decoded_bytes: 0,
-    fields: &[(1, &ITEM), (2, &ENTRY)],
-};
+impl Shape {
+    const fn new(decoded_bytes: usize, fields: &'static [(u64, &'static Self)]) -> Self {
+        Self {
+            decoded_bytes,
+            per_byte: 0,
+            fields,
+        }
+    }
+}
 
-static NESTED: Shape = Shape {
+static HEADER: Shape = Shape::new(64, &[]);
+static RECORD: Shape = Shape::new(160, &[(3, &HEADER)]);
+static RECORDS: Shape = Shape::new(0, &[(1, &RECORD)]);
+static APPEND: Shape = Shape::new(256 + ANSWER_BYTES, &[(5, &RECORDS)]);
+/// `ProduceRequest`.
+static PRODUCE: Shape = Shape::new(0, &[(4, &APPEND)]);
+
+/// A string, or an entry of a map.
+static ENTRY: Shape = Shape::new(160, &[]);
+static ITEM: Shape = Shape::new(320, &[(2, &ENTRY), (3, &ENTRY), (4, &ENTRY)]);
+/// Requests whose list in field 1 is of messages, with lists of their own in fields 2 to 4; and every other.
+static LISTS: Shape = Shape::new(0, &[(1, &ITEM), (2, &ENTRY)]);
+/// Requests whose lists are of names.
+static NAMES: Shape = Shape::new(0, &[(1, &ENTRY), (2, &ENTRY)]);
+
+/// A packed list of numbers.
+static NUMBERS: Shape = Shape {
     decoded_bytes: 0,
-    fields: &[(1, &ITEM)],
+    per_byte: 8,
+    fields: &[],
 };
-/// Requests about groups: lists in field 1, 2 or 5, and lists within fields 7 to 9.
-static GROUPS: Shape = Shape {
-    decoded_bytes: 0,
-    fields: &[
-        (1, &ITEM),
-        (2, &ITEM),
-        (5, &ITEM),
-        (7, &NESTED),
-        (8, &NESTED),
-        (9, &NESTED),
-    ],
-};
+static TOPIC_PARTITIONS: Shape = Shape::new(160, &[(3, &NUMBERS)]);
+static ASSIGNMENT: Shape = Shape::new(0, &[(1, &TOPIC_PARTITIONS)]);
+static SUBSCRIPTION: Shape = Shape::new(0, &[(1, &ENTRY)]);
+/// `ConsumerGroupHeartbeatRequest`.
+static HEARTBEAT: Shape = Shape::new(0, &[(7, &SUBSCRIPTION), (9, &ASSIGNMENT)]);
+static OFFSET: Shape = Shape::new(320, &[]);
+/// `CommitOffsetsRequest`.
+static COMMIT_OFFSETS: Shape = Shape::new(0, &[(5, &OFFSET)]);
+static NAMED_PARTITIONS: Shape = Shape::new(160, &[(2, &NUMBERS)]);
+static FETCH_GROUP: Shape = Shape::new(320, &[(2, &NAMED_PARTITIONS)]);
+/// `FetchOffsetsRequest`.
+static FETCH_OFFSETS: Shape = Shape::new(0, &[(1, &FETCH_GROUP)]);
+/// `DeleteOffsetsRequest`.
+static DELETE_OFFSETS: Shape = Shape::new(0, &[(2, &NAMED_PARTITIONS)]);
+static EXACT_OFFSETS: Shape = Shape::new(0, &[(1, &OFFSET)]);
+/// `ResetOffsetsRequest`.
+static RESET_OFFSETS: Shape = Shape::new(0, &[(2, &NAMED_PARTITIONS), (8, &EXACT_OFFSETS)]);
 
 /// What the answer to one append takes while it waits to be sent.
 pub(super) const ANSWER_BYTES: usize = 512;
@@ -81,9 +79,22 @@ pub(super) const ANSWER_BYTES: usize = 512;
 impl Shape {
     /// The shape of the messages that a method takes.
     pub(super) fn of(path: &str) -> &'static Self {
-        match path {
-            "/logweir.v1.ProduceService/Produce" | PRODUCE_STREAM => &PRODUCE,
-            _ if path.starts_with("/logweir.v1.GroupService/") => &GROUPS,
+        let Some(method) = path.strip_prefix("/logweir.v1.") else {
+            return &LISTS;
+        };
+        match method {
+            "ProduceService/Produce" | "ProduceService/ProduceStream" => &PRODUCE,
+            "GroupService/ConsumerGroupHeartbeat" => &HEARTBEAT,
+            "GroupService/CommitOffsets" => &COMMIT_OFFSETS,
+            "GroupService/FetchOffsets" => &FETCH_OFFSETS,
+            "GroupService/DeleteOffsets" => &DELETE_OFFSETS,
+            "GroupService/ResetOffsets" => &RESET_OFFSETS,
+            "GroupService/ListGroups"
+            | "GroupService/DescribeGroups"
+            | "GroupService/DeleteGroups"
+            | "TopicService/DeleteTopics"
+            | "TopicService/DescribeTopics"
+            | "TopicService/DescribeConfigs" => &NAMES,
             _ => &LISTS,
         }
     }
@@ -270,8 +281,12 @@ impl Elements {
             self.skip = bytes;
             return 0;
         };
-        self.open.push((shape, bytes));
-        shape.decoded_bytes
+        // What is no message must not be read as one: a name that is no protobuf would end the count.
+        match shape.fields.is_empty() {
+            true => self.skip = bytes,
+            false => self.open.push((shape, bytes)),
+        }
+        shape.decoded_bytes + bytes.saturating_mul(shape.per_byte)
     }
 }
 
@@ -314,8 +329,18 @@ mod tests {
     }
 
     fn decoded(message: &[u8]) -> usize {
-        let mut framing = Framing::new(&PRODUCE);
+        decoded_as(&PRODUCE, message)
+    }
+
+    fn decoded_as(shape: &'static Shape, message: &[u8]) -> usize {
+        let mut framing = Framing::new(shape);
         framing.advance(&framed(message)) - message.len() - PREFIX_BYTES - MESSAGE_BYTES
+    }
+
+    /// What a message of a group's method is charged beside its bytes.
+    fn charged(method: &str, message: &impl Message) -> usize {
+        let shape = Shape::of(&format!("/logweir.v1.GroupService/{method}"));
+        decoded_as(shape, &message.encode_to_vec())
     }
 
     #[test]
@@ -357,6 +382,115 @@ mod tests {
         assert!(size_of::<v1::Header>() <= HEADER.decoded_bytes);
         assert!(size_of::<v1::PartitionAppend>() <= APPEND.decoded_bytes);
         assert!(size_of::<v1::FetchPartition>() <= ITEM.decoded_bytes);
+    }
+
+    /// Names were read as messages. One that is none, such as that of group "g", ended the count, and whatever followed
+    /// was decoded without being charged.
+    #[test]
+    fn names_hide_nothing_that_comes_after_them() {
+        let heartbeat = v1::ConsumerGroupHeartbeatRequest {
+            group_id: "g".into(),
+            member_id: "\u{7}gg".into(),
+            instance_id: Some("gg".into()),
+            rack_id: Some("g\u{f}".into()),
+            subscription: Some(v1::Subscription {
+                topics: vec!["g".into(); 50],
+                topic_regex: "g.*".into(),
+            }),
+            server_assignor: Some("g".into()),
+            owned: Some(v1::Assignment {
+                topics: vec![topic_partitions(); 7],
+            }),
+            ..Default::default()
+        };
+        let numbers = NUMBERS.per_byte * 10;
+        let owned = 7 * (TOPIC_PARTITIONS.decoded_bytes + numbers);
+        let expected = 50 * ENTRY.decoded_bytes + owned;
+        assert_eq!(charged("ConsumerGroupHeartbeat", &heartbeat), expected);
+        let group_ids = vec!["g".into(); 20];
+        let describe = v1::DescribeGroupsRequest { group_ids };
+        assert_eq!(
+            charged("DescribeGroups", &describe),
+            20 * ENTRY.decoded_bytes
+        );
+        let list = v1::ListGroupsRequest {
+            states: vec!["g".into(); 3],
+            types: vec!["g".into(); 4],
+            ..Default::default()
+        };
+        assert_eq!(charged("ListGroups", &list), 7 * ENTRY.decoded_bytes);
+    }
+
+    fn topic_partitions() -> v1::TopicPartitions {
+        v1::TopicPartitions {
+            topic: "g".into(),
+            topic_id: Bytes::from_static(&[0xff; 16]),
+            partitions: (0..10).collect(),
+        }
+    }
+
+    #[test]
+    fn lists_of_offsets_and_partitions_are_charged_in_every_message_about_groups() {
+        let topics = || {
+            vec![
+                v1::NamedPartitions {
+                    topic: "g".into(),
+                    partitions: (0..10).collect(),
+                };
+                3
+            ]
+        };
+        let named = 3 * (NAMED_PARTITIONS.decoded_bytes + 10 * NUMBERS.per_byte);
+        let commit = v1::CommitOffsetsRequest {
+            group_id: "g".into(),
+            member_id: "g".into(),
+            instance_id: Some("g".into()),
+            offsets: vec![v1::OffsetToCommit::default(); 9],
+            ..Default::default()
+        };
+        assert_eq!(charged("CommitOffsets", &commit), 9 * OFFSET.decoded_bytes);
+        let group = v1::FetchOffsetsGroup {
+            group_id: "g".into(),
+            topics: topics(),
+            ..Default::default()
+        };
+        let fetch = v1::FetchOffsetsRequest {
+            groups: vec![group; 4],
+        };
+        let expected = 4 * (FETCH_GROUP.decoded_bytes + named);
+        assert_eq!(charged("FetchOffsets", &fetch), expected);
+        let delete = v1::DeleteOffsetsRequest {
+            group_id: "g".into(),
+            topics: topics(),
+        };
+        assert_eq!(charged("DeleteOffsets", &delete), named);
+        let exact = v1::ExactOffsets {
+            offsets: vec![v1::ExactOffset::default(); 5],
+        };
+        let reset = v1::ResetOffsetsRequest {
+            group_id: "g".into(),
+            topics: topics(),
+            to: Some(v1::reset_offsets_request::To::Exact(exact)),
+            dry_run: true,
+        };
+        let expected = named + 5 * OFFSET.decoded_bytes;
+        assert_eq!(charged("ResetOffsets", &reset), expected);
+    }
+
+    /// Lists double as they grow.
+    #[test]
+    fn what_is_charged_for_an_element_covers_twice_its_size() {
+        for (size, shape) in [
+            (size_of::<String>(), &ENTRY),
+            (size_of::<v1::TopicPartitions>(), &TOPIC_PARTITIONS),
+            (size_of::<v1::NamedPartitions>(), &NAMED_PARTITIONS),
+            (size_of::<v1::OffsetToCommit>(), &OFFSET),
+            (size_of::<v1::ExactOffset>(), &OFFSET),
+            (size_of::<v1::FetchOffsetsGroup>(), &FETCH_GROUP),
+        ] {
+            assert!(2 * size <= shape.decoded_bytes, "{size}: {shape:?}");
+        }
+        assert!(2 * size_of::<i32>() <= NUMBERS.per_byte);
     }
 
     proptest::proptest! {

@@ -40,9 +40,9 @@ pub(crate) use crate::coordinator::groups::answer::{
 pub(crate) use crate::coordinator::groups::ids::{Assignment, Epoch};
 pub(crate) use crate::coordinator::groups::request;
 pub(crate) use describe::{GroupDescription, GroupPartition, MemberDescription, Named};
-#[cfg(test)]
-pub(crate) use lag::Lag;
 pub(crate) use reset::{ByTopic, ResetTo, Resetting};
+#[cfg(test)]
+pub(crate) use {crate::coordinator::groups::records::CommittedOffset, lag::Lag};
 
 /// Where groups and committed offsets are kept.
 pub(crate) const OFFSETS_TOPIC: &str = "__consumer_offsets";
@@ -547,7 +547,7 @@ fn place(image: &Image, offset: &mut NewOffset) -> Result<(), ApiError> {
         "topic {:?} has id {}, not {}: it was created anew",
         offset.topic, topic.id, offset.topic_id
     );
-    Err(ApiError::new(ErrorCode::InconsistentTopicId, message)
+    Err(ApiError::new(ErrorCode::UnknownTopicId, message)
         .hint("what was read of the earlier topic needs no commit any more"))
 }
 

@@ -114,7 +114,7 @@ async fn set(
             Ok(moved) => Some(moved),
             Err(error) => {
                 let error = match error.code() {
-                    Some(ErrorCode::InconsistentTopicId) => error.with_action(
+                    Some(ErrorCode::UnknownTopicId) => error.with_action(
                         "take its offsets out of the file, or say --ignore-topic-ids to set them nevertheless",
                     ),
                     _ => advised(error, group),

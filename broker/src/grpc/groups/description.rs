@@ -130,8 +130,7 @@ mod tests {
     use prost::Message as _;
 
     use super::*;
-    use crate::coordinator::groups::records::CommittedOffset;
-    use crate::service::groups::Lag;
+    use crate::service::groups::{CommittedOffset, Lag};
 
     fn member_of(index: i32) -> MemberDescription {
         let name: Arc<str> = "a".repeat(200).into();
