@@ -1,6 +1,6 @@
 //! The client's group consumer on an embedded broker, whose clock and faults the test controls.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -302,6 +302,175 @@ async fn offsets_are_committed_with_metadata_as_the_application_says() {
 }
 
 #[tokio::test]
+async fn what_is_to_be_committed_may_be_asked_of_the_consumer_while_it_is_listed() {
+    let (broker, _) = start().await;
+    let mut consumer = open(&broker, manual());
+    take(&mut consumer, 40).await;
+    let offsets = consumer.assignment().into_iter().filter_map(|place| {
+        let offset = consumer.position(&place)?;
+        let (topic, partition) = (Arc::clone(&place.topic), place.partition);
+        assert_eq!(consumer.committed(&place), None);
+        Some(OffsetToCommit::new(topic, partition, offset))
+    });
+    consumer.commit_offsets(offsets).await.unwrap();
+    assert_eq!(committed(&broker).await, (0..4).map(|p| (p, 10)).collect());
+    // All of them, or none.
+    let ours = OffsetToCommit::new("orders", PartitionId::new(0), Offset::new(1));
+    let other = OffsetToCommit::new("other", PartitionId::new(0), Offset::new(1));
+    let refused = consumer.commit_offsets([ours, other]).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Fenced);
+    consumer.commit().await.unwrap();
+    assert_eq!(committed(&broker).await, (0..4).map(|p| (p, 10)).collect());
+    consumer.close().await.unwrap();
+    broker.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn at_most_once_gives_back_what_it_did_not_hand_out() {
+    let (broker, _) = start().await;
+    let config = || ConsumerConfig {
+        delivery: Delivery::AtMostOnce,
+        ..ConsumerConfig::new("g")
+    };
+    let mut read = BTreeSet::new();
+    let mut note = |record: &ConsumerRecord| {
+        let place = (record.partition.get(), record.offset.get());
+        assert!(read.insert(place), "{place:?} was handed out before");
+        read.len()
+    };
+    let mut first = open(&broker, config());
+    for record in take(&mut first, 3).await {
+        note(&record);
+    }
+    first.close().await.unwrap();
+    // One that is paused, and goes to another.
+    let mut first = open(&broker, config());
+    let record = next(&mut first).await;
+    note(&record);
+    for partition in 0..4 {
+        first.pause(&place(partition)).unwrap();
+    }
+    let mut second = open(&broker, config());
+    let sharing = async {
+        while first.assignment().len() != 2 || second.assignment().len() != 2 {
+            let short = Duration::from_millis(5);
+            assert_eq!(first.poll(short).await.unwrap(), []);
+            for record in second.poll(short).await.unwrap() {
+                note(&record);
+            }
+        }
+    };
+    tokio::time::timeout(DEADLINE, sharing).await.unwrap();
+    for place in first.assignment() {
+        first.resume(&place).unwrap();
+    }
+    let reading = async {
+        let mut count = 0;
+        while count < 40 {
+            let record = tokio::select! {
+                record = first.next() => record.unwrap(),
+                record = second.next() => record.unwrap(),
+            };
+            count = note(&record);
+        }
+    };
+    tokio::time::timeout(DEADLINE, reading).await.unwrap();
+    first.close().await.unwrap();
+    second.close().await.unwrap();
+    broker.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn an_acknowledgement_that_is_refused_is_made_again() {
+    let (broker, _) = start().await;
+    let mut first = open(&broker, manual());
+    take(&mut first, 40).await;
+    // The next heartbeats fail: the one that joins, and the one that says what was let go of.
+    let fault = Fault::fail(ErrorCode::CoordinatorLoadInProgress)
+        .on(Api::ConsumerGroupHeartbeat)
+        .times(3);
+    let id = broker.faults().inject(fault);
+    let mut second = open(&broker, manual());
+    let sharing = async {
+        while first.assignment().len() != 2 || second.assignment().len() != 2 {
+            let short = Duration::from_millis(5);
+            first.poll(short).await.unwrap();
+            second.poll(short).await.unwrap();
+        }
+    };
+    tokio::time::timeout(DEADLINE, sharing).await.unwrap();
+    assert_eq!(broker.faults().fired(id), 3);
+    assert_eq!((first.metrics().joins, second.metrics().joins), (1, 1));
+    first.close().await.unwrap();
+    second.close().await.unwrap();
+    broker.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_committed_offset_that_is_not_in_the_log_is_no_end() {
+    let (broker, _) = start().await;
+    let admin = broker.client().unwrap().admin();
+    let beyond = OffsetToCommit::new("orders", PartitionId::new(2), Offset::new(70));
+    let committing = admin.commit_group_offsets("g", &[beyond]).await.unwrap();
+    assert!(committing.iter().all(Result::is_ok));
+    let mut consumer = open(&broker, manual());
+    for record in take(&mut consumer, 40).await {
+        consumer.mark(&record).unwrap();
+    }
+    consumer.commit().await.unwrap();
+    assert_eq!(committed(&broker).await, (0..4).map(|p| (p, 10)).collect());
+    consumer.close().await.unwrap();
+    broker.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn the_end_where_a_group_began_is_kept_when_partitions_move() {
+    let (broker, mut grpc) = start().await;
+    let config = || ConsumerConfig {
+        auto_offset_reset: OffsetReset::Latest,
+        auto_commit_interval: Duration::from_secs(3_600),
+        ..ConsumerConfig::new("g")
+    };
+    let at_the_end = |consumer: &Consumer| {
+        let owned = consumer.assignment();
+        !owned.is_empty()
+            && owned
+                .iter()
+                .all(|p| consumer.position(p) == Some(Offset::new(10)))
+    };
+    let mut first = open(&broker, config());
+    poll_until(&mut first, "it is at the end", at_the_end).await;
+    let mut second = open(&broker, config());
+    // The first lets go of two, and before the second looks where to begin there are new records.
+    let delay = Fault::delay(Duration::from_secs(5)).on(Api::OffsetFetch);
+    let id = broker.faults().inject(delay);
+    let short = Duration::from_millis(5);
+    let moving = async {
+        while broker.faults().fired(id) == 0 {
+            first.poll(short).await.unwrap();
+            second.poll(short).await.unwrap();
+        }
+    };
+    tokio::time::timeout(DEADLINE, moving).await.unwrap();
+    for partition in 0..4 {
+        fill(&mut grpc, "orders", partition, 1).await;
+    }
+    broker.clock().advance_sessions(Duration::from_secs(5));
+    let mut read = Vec::new();
+    let reading = async {
+        while read.len() < 4 {
+            read.extend(first.poll(short).await.unwrap());
+            read.extend(second.poll(short).await.unwrap());
+        }
+    };
+    tokio::time::timeout(DEADLINE, reading).await.unwrap();
+    assert_eq!(counts(&read).len(), 4, "{read:?}");
+    first.close().await.unwrap();
+    second.close().await.unwrap();
+    broker.shutdown().await.unwrap();
+}
+
+#[tokio::test]
 async fn at_most_once_commits_before_it_hands_out() {
     let (broker, _) = start().await;
     let config = ConsumerConfig {
@@ -557,7 +726,7 @@ async fn a_removed_member_hears_of_it_and_its_partitions_go_to_the_other() {
 
 #[tokio::test]
 async fn a_static_member_comes_back_to_its_partitions() {
-    let (broker, _) = start().await;
+    let (broker, mut grpc) = start().await;
     let config = || ConsumerConfig {
         instance_id: Some("kitchen-1".to_owned()),
         ..manual()
@@ -587,6 +756,31 @@ async fn a_static_member_comes_back_to_its_partitions() {
     other.poll(Duration::from_millis(5)).await.unwrap();
     assert_eq!(other.metrics().rebalances, rebalances);
     consumer.close().await.unwrap();
+
+    // Its next life may read something else, by a pattern and then by name.
+    grpc.create_topic("kitchens", 1, &[]).await;
+    fill(&mut grpc, "kitchens", 0, 1).await;
+    for by_pattern in [true, false] {
+        let mut consumer = broker.client().unwrap().consumer_with(config()).unwrap();
+        match by_pattern {
+            true => consumer.subscribe_pattern("kitchen.*").unwrap(),
+            false => consumer.subscribe(["orders"]).unwrap(),
+        }
+        let topic = if by_pattern { "kitchens" } else { "orders" };
+        let short = Duration::from_millis(5);
+        let subscribing = async {
+            let is_right = |consumer: &Consumer| {
+                let owned = consumer.assignment();
+                !owned.is_empty() && owned.iter().all(|place| &*place.topic == topic)
+            };
+            while !is_right(&consumer) {
+                consumer.poll(short).await.unwrap();
+                other.poll(short).await.unwrap();
+            }
+        };
+        tokio::time::timeout(DEADLINE, subscribing).await.unwrap();
+        consumer.close().await.unwrap();
+    }
     other.close().await.unwrap();
     broker.shutdown().await.unwrap();
 }
@@ -677,24 +871,11 @@ async fn a_group_begins_where_it_is_told_if_it_has_committed_nothing() {
         none.seek(&place(partition), StartAt::Offset(Offset::new(9)))
             .unwrap();
     }
-    let read = take_despite_errors(&mut none, 5).await;
+    // What was not told yet is of no interest any more.
+    let read = take(&mut none, 5).await;
     assert!(read.iter().all(|record| record.offset.get() >= 9));
     none.close().await.unwrap();
     broker.shutdown().await.unwrap();
-}
-
-/// Takes records; errors that were waiting to be told are passed over.
-async fn take_despite_errors(consumer: &mut Consumer, count: usize) -> Vec<ConsumerRecord> {
-    let mut records = Vec::new();
-    let taking = async {
-        while records.len() < count {
-            if let Ok(record) = consumer.next().await {
-                records.push(record);
-            }
-        }
-    };
-    tokio::time::timeout(DEADLINE, taking).await.unwrap();
-    records
 }
 
 #[tokio::test]
@@ -711,13 +892,18 @@ async fn what_cannot_be_is_said_at_once() {
     assert_eq!(pattern.code(), Some(ErrorCode::InvalidRegularExpression));
     // It can be mended.
     consumer.subscribe(["orders"]).unwrap();
-    take(&mut consumer, 40).await;
+    let first = consumer.poll(Duration::MAX).await.unwrap();
+    take(&mut consumer, 40 - first.len()).await;
     let handle = consumer.handle();
     consumer.close().await.unwrap();
     let closed = handle.commit().await.unwrap_err();
     assert_eq!(closed.kind(), ErrorKind::Closed);
+    let late = handle.mark(&first[0]).unwrap_err();
+    assert_eq!(
+        (late.kind(), handle.assignment()),
+        (ErrorKind::Fenced, vec![])
+    );
 
-    // A group of the other kind has members.
     let assignor = ConsumerConfig {
         server_assignor: Some("fair".to_owned()),
         ..manual()

@@ -301,11 +301,10 @@ async fn ask(
         Duration::ZERO,
         service.commit_offsets(request),
     );
-    let outcome =
-        match tokio::time::timeout_at(until, call).await {
-            Ok(outcome) => outcome,
-            Err(_) => Err(not_answered()),
-        };
+    let outcome = match tokio::time::timeout_at(until, call).await {
+        Ok(outcome) => outcome,
+        Err(_) => Err(not_answered()),
+    };
     match outcome {
         Ok(response) if response.results.len() == count => {
             let results = response.results.iter();

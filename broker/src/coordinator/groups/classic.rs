@@ -342,13 +342,13 @@ impl GroupMachine {
     }
 
     fn describe_without_members(&self, id: &GroupId) -> ClassicDescription {
-        let is_simple = self
-            .state
-            .groups
-            .get(id)
-            .is_some_and(|group| group.kind.is_none());
+        let group = self.state.groups.get(id);
+        let is_simple = group.is_some_and(|group| group.kind.is_none());
         let error = (!is_simple).then(|| {
-            let message = format!("group {id:?} is not a classic group");
+            let message = match group {
+                Some(_) => format!("group {id:?} is not a classic group"),
+                None => format!("there is no group {id:?}"),
+            };
             GroupError::new(ErrorCode::GroupIdNotFound, message)
         });
         ClassicDescription {
