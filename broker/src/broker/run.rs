@@ -102,14 +102,11 @@ impl Run {
         let calls = TaskTracker::new();
         let in_process = &parts.in_process;
         in_process.connect(routes.clone(), cut.clone(), calls.clone());
+        // Retention first: it closes segments that have had their time, and compaction leaves those that are open.
+        let retain = service.watch_retention();
         let [compact, wait] = service.watch_compaction();
         let run = Self {
-            _alarms: [
-                service.watch_retention(),
-                compact,
-                wait,
-                watch_flushes(parts, &log_dir),
-            ],
+            _alarms: [retain, compact, wait, watch_flushes(parts, &log_dir)],
             service,
             quorum,
             log_dir,
