@@ -11,6 +11,7 @@ use logweir_client::{
     Timestamp, TopicPartition,
 };
 use logweir_tests::{DEADLINE, GrpcBroker, wait_until_async};
+use tokio_stream::StreamExt;
 
 const POLL: Duration = Duration::from_secs(300);
 
@@ -561,7 +562,12 @@ async fn a_poll_takes_what_there_is_up_to_its_limit() {
     }
     assert_eq!(read, 40);
     assert_eq!(consumer.metrics().records, 40);
+    // And as a stream, which never ends.
+    consumer.seek(&place(3), StartAt::Earliest).unwrap();
+    let stream = StreamExt::take(&mut consumer, 4).map(|record| record.unwrap().offset.get());
+    assert_eq!(stream.collect::<Vec<_>>().await, [0, 1, 2, 3]);
     consumer.seek(&place(0), StartAt::Earliest).unwrap();
+    consumer.pause(&place(3)).unwrap();
     let batch = consumer.next_batch().await.unwrap();
     consumer.mark_batch(&batch).unwrap();
     consumer.commit().await.unwrap();
