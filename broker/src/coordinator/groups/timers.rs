@@ -1,8 +1,10 @@
 //! What is due when, by session time: sessions, rebalances, polls, and members that wait for news.
 //!
 //! A timer has a key, and setting it anew moves it. Every operation is O(log n); a thousand idle members are a
-//! thousand entries that nobody looks at.
+//! thousand entries that nobody looks at. A heartbeat puts its member's timers off, which costs one look-up each: a
+//! timer that is put off keeps its place in the order until that has come.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -29,54 +31,75 @@ pub(super) enum Timer {
     ConsumerNews(GroupId),
 }
 
+/// When a timer is due, and where it stands in the order: not later.
+#[derive(Clone, Copy, Debug)]
+struct Times {
+    due: Duration,
+    place: Duration,
+}
+
 /// All timers of a machine.
 #[derive(Debug, Default)]
 pub(super) struct Timers {
-    due: BTreeSet<(Duration, Timer)>,
-    at: BTreeMap<Timer, Duration>,
+    order: BTreeSet<(Duration, Timer)>,
+    set: BTreeMap<Timer, Times>,
 }
 
 impl Timers {
     /// Sets a timer, or moves it.
     pub(super) fn set(&mut self, timer: Timer, at: Duration) {
-        if let Some(before) = self.at.insert(timer.clone(), at) {
-            if before == at {
-                return;
+        let times = Times { due: at, place: at };
+        match self.set.entry(timer) {
+            Entry::Occupied(mut held) if held.get().place <= at => held.get_mut().due = at,
+            Entry::Occupied(mut held) => {
+                let before = held.insert(times);
+                let timer = held.key().clone();
+                self.order.remove(&(before.place, timer.clone()));
+                self.order.insert((at, timer));
             }
-            self.due.remove(&(before, timer.clone()));
+            Entry::Vacant(place) => {
+                self.order.insert((at, place.key().clone()));
+                place.insert(times);
+            }
         }
-        self.due.insert((at, timer));
     }
 
     pub(super) fn cancel(&mut self, timer: &Timer) {
-        if let Some((timer, at)) = self.at.remove_entry(timer) {
-            self.due.remove(&(at, timer));
+        if let Some((timer, times)) = self.set.remove_entry(timer) {
+            self.order.remove(&(times.place, timer));
         }
     }
 
     pub(super) fn is_set(&self, timer: &Timer) -> bool {
-        self.at.contains_key(timer)
+        self.set.contains_key(timer)
     }
 
-    /// When the first one is due.
+    /// When to look for one that is due: not after the first is, and before it where that was put off.
     pub(super) fn next(&self) -> Option<Duration> {
-        self.due.first().map(|(at, _)| *at)
+        self.order.first().map(|(at, _)| *at)
     }
 
     /// Takes out the first timer that is due at `now` (inclusive).
     pub(super) fn pop(&mut self, now: Duration) -> Option<Timer> {
-        if self.next()? > now {
-            return None;
+        while self.next()? <= now {
+            let (place, timer) = self.order.pop_first()?;
+            let Entry::Occupied(mut held) = self.set.entry(timer) else {
+                continue;
+            };
+            let due = held.get().due;
+            if due <= place {
+                return Some(held.remove_entry().0);
+            }
+            held.get_mut().place = due;
+            self.order.insert((due, held.key().clone()));
         }
-        let (_, timer) = self.due.pop_first()?;
-        self.at.remove(&timer);
-        Some(timer)
+        None
     }
 
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
-        assert_eq!(self.due.len(), self.at.len());
-        self.due.len()
+        assert_eq!(self.order.len(), self.set.len());
+        self.order.len()
     }
 }
 
@@ -96,11 +119,53 @@ mod tests {
         timers.set(timer("c"), SECOND);
         timers.cancel(&timer("c"));
         timers.cancel(&timer("unknown"));
-        assert_eq!(timers.next(), Some(2 * SECOND));
         assert_eq!(timers.pop(SECOND), None);
+        assert_eq!(timers.next(), Some(2 * SECOND));
         assert_eq!(timers.pop(3 * SECOND), Some(timer("b")));
         assert_eq!(timers.pop(3 * SECOND), Some(timer("a")));
         assert_eq!(timers.pop(Duration::MAX), None);
         assert_eq!(timers.len(), 0);
+    }
+
+    proptest::proptest! {
+        /// As if there were one time for each timer and nothing else.
+        #[test]
+        fn timers_ring_in_the_order_of_their_times(
+            moves in proptest::collection::vec((0_u8..4, 0_u64..6, 0_u64..20), 1..200),
+        ) {
+            let mut timers = Timers::default();
+            let mut expected: BTreeMap<u64, u64> = BTreeMap::new();
+            let timer = |name: u64| Timer::ClassicJoin(name.to_string().into());
+            let mut now = 0;
+            for (action, name, span) in moves {
+                match action {
+                    0 | 1 => {
+                        timers.set(timer(name), Duration::from_secs(now + span));
+                        expected.insert(name, now + span);
+                    }
+                    2 => {
+                        timers.cancel(&timer(name));
+                        expected.remove(&name);
+                    }
+                    _ => {
+                        now += span;
+                        let at = Duration::from_secs(now);
+                        let mut due: Vec<(u64, u64)> =
+                            expected.iter().map(|(name, at)| (*at, *name)).collect();
+                        due.retain(|(at, _)| *at <= now);
+                        due.sort_unstable();
+                        for (_, name) in due {
+                            proptest::prop_assert_eq!(timers.pop(at), Some(timer(name)));
+                            expected.remove(&name);
+                        }
+                        proptest::prop_assert_eq!(timers.pop(at), None);
+                    }
+                }
+                let first = expected.values().min().map(|at| Duration::from_secs(*at));
+                proptest::prop_assert!(timers.next() <= first);
+                proptest::prop_assert_eq!(timers.next().is_none(), first.is_none());
+                proptest::prop_assert_eq!(timers.len(), expected.len());
+            }
+        }
     }
 }

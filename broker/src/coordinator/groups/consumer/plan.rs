@@ -80,12 +80,15 @@ pub(super) fn plan_heartbeat(
     }
     let mut draft = Draft::new(&request.group_id, group);
     let (before, replaced) = find_member(&mut draft, request, id)?;
-    let value = updated(&before.value, request);
     let is_new = !draft.group.members.contains_key(id);
-    let resubscribes = value.topic_names != before.value.topic_names
-        || value.topic_regex != before.value.topic_regex;
-    if is_new || value != before.value {
-        draft.put_member(id, value);
+    let mut resubscribes = false;
+    if is_new || says_something(&before.value, request) {
+        let value = updated(&before.value, request);
+        resubscribes = value.topic_names != before.value.topic_names
+            || value.topic_regex != before.value.topic_regex;
+        if is_new || value != before.value {
+            draft.put_member(id, value);
+        }
     }
     refresh(&mut draft, is_new || resubscribes, known);
     let owned = request.owned.as_ref();
@@ -143,24 +146,28 @@ fn step(
         owned,
     };
     let is_taken = |topic, partition| group.owner(topic, partition).is_some_and(|o| o != id);
-    let next = reconcile(before, goal, is_taken);
-    let rebalance_timeout = group
-        .members
-        .get(id)
-        .map(|m| m.value.rebalance_timeout)
-        .unwrap_or_default();
-    let revocation = if next == *before {
-        Revocation::Unchanged
-    } else if next.state == MemberState::UnrevokedPartitions {
-        Revocation::Begins(rebalance_timeout)
-    } else {
-        Revocation::Ends
+    let mut plan = Plan {
+        records: Vec::new(),
+        epoch: before.epoch,
+        assignment: None,
+        is_news: false,
+        stirs_others: false,
+        revocation: Revocation::Unchanged,
+        replaced: None,
     };
-    let has_changed = next.assigned != before.assigned;
-    let is_news = has_changed || next.epoch != before.epoch;
-    let assignment = has_changed.then(|| next.assigned.clone());
-    let epoch = next.epoch;
-    if next != *before {
+    if let Some(next) = reconcile(before, goal, is_taken) {
+        plan.revocation = match next.state {
+            MemberState::UnrevokedPartitions => {
+                let member = group.members.get(id);
+                let timeout = member.map(|m| m.value.rebalance_timeout);
+                Revocation::Begins(timeout.unwrap_or_default())
+            }
+            _ => Revocation::Ends,
+        };
+        let has_changed = next.assigned != before.assigned;
+        plan.is_news = has_changed || next.epoch != before.epoch;
+        plan.assignment = has_changed.then(|| next.assigned.clone());
+        plan.epoch = next.epoch;
         let keeps = |t, p| next.assigned.contains(t, p) || next.pending_revocation.contains(t, p);
         let mut had = before
             .assigned
@@ -169,20 +176,9 @@ fn step(
         draft.stirs_others |= had.any(|(topic, partition)| !keeps(topic, partition));
         draft.put_current_last(id, next);
     }
-    let Draft {
-        records,
-        stirs_others,
-        ..
-    } = draft;
-    Plan {
-        records,
-        epoch,
-        assignment,
-        is_news,
-        stirs_others,
-        revocation,
-        replaced: None,
-    }
+    plan.records = draft.records;
+    plan.stirs_others = draft.stirs_others;
+    plan
 }
 
 /// The member that a heartbeat is of, as it is before it, and the id that it had if it comes back with another.
@@ -241,6 +237,18 @@ fn replace(draft: &mut Draft<'_>, old_id: &MemberId, id: &MemberId, old: &Member
         value: old.value.clone(),
         current,
     })
+}
+
+/// Whether a heartbeat may tell of its member what is not known; most do not, and nothing need be copied.
+fn says_something(known: &MemberValue, request: &ConsumerHeartbeat) -> bool {
+    known.client_id != request.client_id
+        || known.client_host != request.client_host
+        || request.instance_id.is_some()
+        || request.rack_id.is_some()
+        || request.rebalance_timeout.is_some()
+        || request.server_assignor.is_some()
+        || request.topic_names.is_some()
+        || request.topic_regex.is_some()
 }
 
 /// What the member says of itself from now on.

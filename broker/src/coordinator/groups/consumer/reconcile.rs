@@ -16,25 +16,25 @@ pub(super) struct Goal<'a> {
     pub(super) owned: Option<&'a Assignment>,
 }
 
-/// The member's next step; equal to `current` if there is none to take. `is_taken` tells whether somebody else has a
-/// partition.
+/// The member's next step, if there is one to take. `is_taken` tells whether somebody else has a partition.
 pub(super) fn reconcile(
     current: &CurrentValue,
     goal: Goal<'_>,
     is_taken: impl Fn(TopicId, PartitionId) -> bool,
-) -> CurrentValue {
-    match current.state {
-        MemberState::Stable if current.epoch == goal.epoch => current.clone(),
+) -> Option<CurrentValue> {
+    let next = match current.state {
+        MemberState::Stable if current.epoch == goal.epoch => return None,
         MemberState::Stable | MemberState::UnreleasedPartitions => {
             advance(current, current.epoch, goal, is_taken)
         }
         MemberState::UnrevokedPartitions => {
             if goal.still_owns(&current.pending_revocation) {
-                return current.clone();
+                return None;
             }
             advance(current, current.epoch.next(), goal, is_taken)
         }
-    }
+    };
+    (next != *current).then_some(next)
 }
 
 impl Goal<'_> {
@@ -114,6 +114,8 @@ mod tests {
             owned: owned.as_ref(),
         };
         let next = reconcile(from, goal, |_, p| taken.contains(&p.get()));
+        assert_ne!(next.as_ref(), Some(from));
+        let next = next.unwrap_or_else(|| from.clone());
         assert_eq!(next.epoch, Epoch::new(expected.0));
         assert_eq!(next.state, expected.1);
         assert_eq!(next.assigned, partitions(expected.2));
