@@ -170,6 +170,24 @@ impl Admin {
         }
     }
 
+    /// Like [`Self::repeat`], for a change of a group: an error after a try that may have been done says so.
+    async fn repeat_change<T, F: Future<Output = Result<T>>>(
+        &self,
+        call: impl FnMut() -> F,
+        passes: impl Fn(&Result<T>) -> bool,
+    ) -> Result<T> {
+        let mut may_be_done = false;
+        let result = self.repeat(call, |result| {
+            may_be_done |= result.as_ref().is_err_and(groups::may_stand);
+            passes(result)
+        });
+        let result = result.await;
+        match result {
+            Err(error) if may_be_done => Err(error.with_may_have_happened(true)),
+            result => result,
+        }
+    }
+
     fn tries(&self) -> Tries {
         Tries {
             deadline: Instant::now() + self.client.config().request_timeout,

@@ -33,6 +33,8 @@ use room::{AnswerRoom, GROUP_BYTES, too_large};
 
 /// Groups of one request.
 const MAX_GROUPS: usize = 1_000;
+/// Bytes of a group's id.
+const MAX_ID_BYTES: usize = 4_096;
 /// Partitions and offsets of one request.
 const MAX_PARTITIONS: usize = 10_000;
 /// What a committed offset takes in an answer beside its strings, at most.
@@ -313,6 +315,7 @@ pub(super) fn inner(ctx: &RequestContext, name: &str) -> Arc<str> {
 fn distinct<'a>(ids: impl IntoIterator<Item = &'a String>) -> Result<(), Status> {
     let mut seen = BTreeSet::new();
     for id in ids {
+        at_most("bytes of a group's id", id.len(), MAX_ID_BYTES)?;
         if !seen.insert(id) {
             return Err(invalid(format!("group {id:?} is there twice")));
         }
@@ -322,7 +325,8 @@ fn distinct<'a>(ids: impl IntoIterator<Item = &'a String>) -> Result<(), Status>
 
 /// What a group takes in an answer, at most; an error may name it.
 fn group_bytes(group_id: &str, content: usize) -> usize {
-    GROUP_BYTES + 2 * group_id.len() + content
+    // Quoted, one byte can take six.
+    GROUP_BYTES + 7 * group_id.len() + content
 }
 
 fn offset_bytes(offset: &FetchedOffset) -> usize {

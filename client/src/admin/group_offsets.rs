@@ -1,5 +1,6 @@
 //! What groups have committed: reading, setting and forgetting it, for groups without members.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use v1::reset_offsets_request::To;
 
 use super::groups::{in_parts, is_no_group, is_of_coordinator, may_stand, outcome_of, same_number};
 use super::{Admin, only};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::topic_partition::TopicPartition;
 
 /// Offsets of one request, which is what the broker takes.
@@ -203,7 +204,7 @@ impl Admin {
     /// not exist is made. More than one request takes (see [`ResetTo::Exact`]) are sent as several.
     ///
     /// # Errors
-    /// If the group has members, or a whole request failed; of several, it is said which offsets were committed before.
+    /// If the group has members, or a whole request failed; of several, it is said which offsets were sent before.
     pub async fn commit_group_offsets(
         &self,
         group_id: &str,
@@ -225,8 +226,9 @@ impl Admin {
                 let response = self.client.call(what, Duration::ZERO, call).await?;
                 same_number(part.len(), response.results)
             };
-            let answered = self.repeat(commit, passes).await;
-            let answered = answered.map_err(|error| after(error, &offsets[..results.len()]))?;
+            let answered = self.repeat_change(commit, passes).await;
+            let done = &offsets[..results.len()];
+            let answered = answered.map_err(|error| after(error, "sent", done))?;
             results.extend(answered.iter().map(|result| result_of(result).1));
         }
         Ok(results)
@@ -259,9 +261,19 @@ impl Admin {
             may_be_done |= result.as_ref().is_err_and(may_stand);
             passes(result)
         });
-        match answered.await {
+        let answered = answered.await;
+        let some_whole = partitions.iter().any(|named| named.partitions.is_empty());
+        match answered {
             // With its last offset, the group was gone, too.
-            Err(error) if may_be_done && is_no_group(&error) => Ok(singly(partitions)),
+            Err(error) if may_be_done && is_no_group(&error) && !some_whole => {
+                Ok(singly(partitions))
+            }
+            Err(error) if may_be_done => Err(error.with_may_have_happened(true)),
+            // What there was to be forgotten of whole topics is not known any more.
+            Ok(answered) if may_be_done && some_whole && answered.is_empty() => {
+                let message = "the answer was lost, and there is nothing left to be forgotten";
+                Err(Error::new(ErrorKind::TimedOut, message).with_may_have_happened(true))
+            }
             answered => Ok(answered?.iter().map(result_of).collect()),
         }
     }
@@ -291,6 +303,14 @@ impl Admin {
                     OffsetToCommit::new(Arc::clone(&place.topic), place.partition, reset.after)
                 });
                 let exact: Vec<_> = exact.collect();
+                if parts(group_id, &exact).len() > 1 {
+                    let message = format!(
+                        "{} offsets are to be shifted, more than are set at once",
+                        exact.len()
+                    );
+                    let error = Error::invalid(message);
+                    return Err(error.with_action("name topics or partitions, some at a time"));
+                }
                 self.reset_exactly(group_id, &exact, false).await?;
                 Ok(shifted)
             }
@@ -304,7 +324,17 @@ impl Admin {
         offsets: &[OffsetToCommit],
         dry_run: bool,
     ) -> Result<Vec<ResetOffset>> {
-        let parts = parts(group_id, offsets);
+        let mut parts = parts(group_id, offsets);
+        if parts.is_empty() {
+            // What there is to say about the group is said all the same.
+            parts.push(&[]);
+        }
+        let mut named = BTreeSet::new();
+        if let Some(twice) = offsets.iter().find(|o| !named.insert(&o.partition)) {
+            let place = &twice.partition;
+            let error = Error::invalid("an offset is given twice");
+            return Err(error.of_partition(Arc::clone(&place.topic), place.partition));
+        }
         if parts.len() > 1 && !dry_run {
             // What is refused is to be refused before anything is set.
             for part in &parts {
@@ -316,8 +346,10 @@ impl Admin {
         for part in parts {
             let exact = ResetTo::Exact(part.to_vec());
             let answered = self.reset_once(group_id, &[], exact, dry_run).await;
+            let answered = answered.and_then(|answered| same_number(part.len(), answered));
             let done = if dry_run { 0 } else { reset.len() };
-            reset.extend(answered.map_err(|error| after(error, &offsets[..done]))?);
+            let done = &offsets[..done];
+            reset.extend(answered.map_err(|error| after(error, "set", done))?);
         }
         Ok(reset)
     }
@@ -343,7 +375,7 @@ impl Admin {
             Ok(response.offsets)
         };
         let passes = |result: &Result<_>| result.as_ref().is_err_and(is_of_coordinator);
-        let offsets = self.repeat(reset, passes).await?;
+        let offsets = self.repeat_change(reset, passes).await?;
         Ok(offsets.into_iter().map(ResetOffset::from).collect())
     }
 }
@@ -377,13 +409,13 @@ pub(crate) fn fitting_offsets(group_id: &str, sizes: impl Iterator<Item = usize>
 }
 
 /// The error of a part, with what the parts before it have done.
-fn after(error: Error, done: &[OffsetToCommit]) -> Error {
+fn after(error: Error, what: &str, done: &[OffsetToCommit]) -> Error {
     let Some(last) = done.last() else {
         return error;
     };
     let (count, place) = (done.len(), &last.partition);
     error.with_note(format!(
-        "the first {count} offsets were set before, up to partition {} of topic {:?}",
+        "the first {count} offsets were {what} before, up to partition {} of topic {:?}",
         place.partition, place.topic
     ))
 }

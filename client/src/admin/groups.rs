@@ -315,11 +315,15 @@ impl Admin {
     /// Deletes groups that have no members, each on its own, with their offsets; the results are in order.
     ///
     /// # Errors
-    /// If a whole request failed.
+    /// If the first request failed as a whole; the failure of a later one is the result of each of its groups.
     pub async fn delete_groups(&self, group_ids: &[&str]) -> Result<Vec<Result<()>>> {
         let mut deleted = Vec::with_capacity(group_ids.len());
         for chunk in group_ids.chunks(GROUPS_PER_REQUEST) {
-            deleted.extend(self.delete_some_groups(chunk).await?);
+            match self.delete_some_groups(chunk).await {
+                Ok(results) => deleted.extend(results),
+                Err(error) if deleted.is_empty() => return Err(error),
+                Err(error) => deleted.extend(chunk.iter().map(|_| Err(error.clone()))),
+            }
         }
         Ok(deleted)
     }
@@ -333,7 +337,19 @@ impl Admin {
         let mut tries = self.tries();
         loop {
             let asked = pending.iter().map(|(at, _)| group_ids[*at].to_owned());
-            let answered = self.ask_to_delete(asked.collect()).await?;
+            let answered = match self.ask_to_delete(asked.collect()).await {
+                Ok(answered) => answered,
+                Err(error) if pending.len() == group_ids.len() => return Err(error),
+                // What is known of the others is not lost.
+                Err(error) => {
+                    for (at, may_be_done) in pending {
+                        let may_be_done = may_be_done || error.may_have_happened();
+                        let error = error.clone().with_may_have_happened(may_be_done);
+                        results[at] = Err(error);
+                    }
+                    return Ok(results);
+                }
+            };
             let mut passing = Vec::new();
             for ((at, may_be_done), outcome) in pending.into_iter().zip(answered) {
                 let may_be_done = may_be_done || outcome.as_ref().is_err_and(may_stand);

@@ -25,6 +25,8 @@ use crate::coordinator::machine::Now;
 
 /// What a record of an offset takes beside its strings, at most: lengths, versions, numbers, the batch's own.
 const RECORD_OVERHEAD: usize = 96;
+/// Offsets that one request may forget.
+const MAX_DELETIONS: usize = 10_000;
 /// Records may carry metadata with a length of 16 bits, whatever the setting says.
 const MAX_METADATA_BYTES: usize = 32_767;
 
@@ -186,6 +188,13 @@ impl GroupMachine {
         let mut subscribed: BTreeMap<&Arc<str>, bool> = BTreeMap::new();
         let mut room = self.room();
         let held = self.held_of(id, &request.whole_topics);
+        let named = request.partitions.len() + held.len();
+        if named > MAX_DELETIONS {
+            let message = format!(
+                "{named} offsets are to be forgotten, and one request takes {MAX_DELETIONS}; name partitions, some at a time"
+            );
+            return Err(GroupError::new(ErrorCode::InvalidRequest, message));
+        }
         let mut answers = Vec::with_capacity(request.partitions.len() + held.len());
         for (topic, partition) in request.partitions.iter().chain(&held) {
             let is_subscribed = *subscribed

@@ -2,7 +2,7 @@
 //!
 //! A timer has a key, and setting it anew moves it. Every operation is O(log n); a thousand idle members are a
 //! thousand entries that nobody looks at. A heartbeat puts its member's timers off, which costs one look-up each: a
-//! timer that is put off keeps its place in the order until that has come.
+//! timer that is put off keeps its place in the order until it is the first.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -74,26 +74,30 @@ impl Timers {
         self.set.contains_key(timer)
     }
 
-    /// When to look for one that is due: not after the first is, and before it where that was put off.
+    /// When to look for one that is due: never after the first is, and exactly then after [`Self::pop`] found none.
     pub(super) fn next(&self) -> Option<Duration> {
         self.order.first().map(|(at, _)| *at)
     }
 
     /// Takes out the first timer that is due at `now` (inclusive).
     pub(super) fn pop(&mut self, now: Duration) -> Option<Timer> {
-        while self.next()? <= now {
-            let (place, timer) = self.order.pop_first()?;
-            let Entry::Occupied(mut held) = self.set.entry(timer) else {
-                continue;
-            };
-            let due = held.get().due;
-            if due <= place {
-                return Some(held.remove_entry().0);
+        loop {
+            let (place, timer) = self.order.first()?;
+            let (place, due) = (*place, self.set.get(timer)?.due);
+            if due <= place && place > now {
+                return None;
             }
-            held.get_mut().place = due;
-            self.order.insert((due, held.key().clone()));
+            let (_, timer) = self.order.pop_first()?;
+            if due <= place {
+                self.set.remove(&timer);
+                return Some(timer);
+            }
+            // It was put off. Also if it is not the time yet: then what is next is known, and nobody is woken for nothing.
+            if let Some(held) = self.set.get_mut(&timer) {
+                held.place = due;
+            }
+            self.order.insert((due, timer));
         }
-        None
     }
 
     #[cfg(test)]
@@ -121,6 +125,11 @@ mod tests {
         timers.cancel(&timer("unknown"));
         assert_eq!(timers.pop(SECOND), None);
         assert_eq!(timers.next(), Some(2 * SECOND));
+        // One that was put off does not wake anybody.
+        timers.set(timer("b"), 5 * SECOND);
+        assert_eq!(timers.pop(2 * SECOND), None);
+        assert_eq!(timers.next(), Some(3 * SECOND));
+        timers.set(timer("b"), 2 * SECOND);
         assert_eq!(timers.pop(3 * SECOND), Some(timer("b")));
         assert_eq!(timers.pop(3 * SECOND), Some(timer("a")));
         assert_eq!(timers.pop(Duration::MAX), None);

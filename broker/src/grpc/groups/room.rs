@@ -13,8 +13,8 @@ use logweir_proto::ErrorCode;
 
 /// Bytes of one answer, as they are counted: at least what is encoded.
 pub(super) const MAX_ANSWER_BYTES: usize = 16 << 20;
-/// What an answer takes of the shared limit before it is known to be larger; most are not.
-const FIRST_BYTES: usize = 1 << 20;
+/// What an answer takes of the shared limit before it is known to be larger; most are not. Then twice as much each time.
+const FIRST_BYTES: usize = 64 << 10;
 /// What a group takes in an answer beside its strings, members and partitions.
 pub(super) const GROUP_BYTES: usize = 512;
 
@@ -66,7 +66,8 @@ impl AnswerRoom {
             )));
         }
         if self.taken > self.granted {
-            self.grow_to(MAX_ANSWER_BYTES).await?;
+            let wanted = self.taken.next_power_of_two();
+            self.grow_to(wanted.min(MAX_ANSWER_BYTES)).await?;
         }
         Ok(true)
     }
@@ -130,7 +131,7 @@ mod tests {
         // Small ones go by.
         let mut second = AnswerRoom::new(Some(two), None).await.expect("its own");
         assert!(second.take(FIRST_BYTES).await.expect("its own"));
-        let refused = second.take(1).await.expect_err("all have 20 MiB");
+        let refused = second.take(15 << 20).await.expect_err("all have 20 MiB");
         assert_eq!(refused.code(), tonic::Code::ResourceExhausted);
         // What was not needed is given back; what was taken stays with the answer until it is encoded.
         first.hand_on();

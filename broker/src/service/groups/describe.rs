@@ -203,7 +203,15 @@ impl GroupDescription {
             .map(|member| Arc::clone(&member.member_id));
         let places: BTreeMap<Arc<str>, usize> = ids.zip(0..).collect();
         for partition in &self.partitions {
-            let Some(lag) = partition.lag else { continue };
+            let lag = match partition.lag {
+                Some(lag) => lag,
+                // There is something to read, or not: how old it is nobody knows.
+                None if partition.committed.is_some() => Lag {
+                    records: 0,
+                    age: None,
+                },
+                None => continue,
+            };
             self.lag = self.lag.and(lag);
             let owner = partition.member_id.as_ref();
             if let Some(at) = owner.and_then(|id| places.get(id)) {

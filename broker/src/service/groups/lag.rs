@@ -120,10 +120,14 @@ fn first_in(batch: &RecordBatch, from: Offset) -> Option<Timestamp> {
     let Ok(records) = batch.records(MAX_DECOMPRESSED_BYTES) else {
         return Some(header.max_timestamp);
     };
-    let mut records = records.map_while(Result::ok);
-    records
-        .find(|record| record.offset >= from)
-        .map(|record| record.timestamp)
+    for record in records {
+        match record {
+            Ok(record) if record.offset >= from => return Some(record.timestamp),
+            Ok(_) => {}
+            Err(_) => return Some(header.max_timestamp),
+        }
+    }
+    None
 }
 
 #[cfg(test)]

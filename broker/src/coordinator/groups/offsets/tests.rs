@@ -442,24 +442,31 @@ fn a_group_with_more_offsets_than_fit_one_batch_is_deleted_in_parts_and_answered
         let codes = h.commit_all(G, "", -1, offsets.collect());
         assert!(codes.iter().all(|code| *code == ErrorCode::None));
     }
-    let all = (0..14_000).map(|n| ("orders".into(), PartitionId::new(n)));
-    let request = DeleteOffsets {
-        group_id: G.into(),
-        partitions: all.collect(),
-        whole_topics: Vec::new(),
+    let mut delete = |count: i32, whole_topics: Vec<std::sync::Arc<str>>| {
+        let some = (0..count).map(|n| ("orders".into(), PartitionId::new(n)));
+        let request = DeleteOffsets {
+            group_id: G.into(),
+            partitions: some.collect(),
+            whole_topics,
+        };
+        let request = GroupRequest::DeleteOffsets(request);
+        h.machine.handle(CallId::new(1 << 40), request, h.now)
     };
-    let effects = h.machine.handle(
-        CallId::new(1 << 40),
-        GroupRequest::DeleteOffsets(request),
-        h.now,
-    );
+    // No answer is without an end.
+    let effects = delete(0, vec!["orders".into()]);
+    let GroupAnswer::DeleteOffsets(Err(error)) = &effects.answers[0].1 else {
+        panic!("{:?}", effects.answers);
+    };
+    assert!(error.message.contains("14000"), "{}", error.message);
+    assert!(effects.records.is_empty());
+    let effects = delete(10_000, Vec::new());
     let GroupAnswer::DeleteOffsets(Ok(answers)) = &effects.answers[0].1 else {
         panic!("{:?}", effects.answers);
     };
     let refused = answers
         .iter()
         .filter(|a| code(&a.result) == ErrorCode::InvalidRequest);
-    assert_eq!(effects.records.len() + refused.count(), 14_000);
+    assert_eq!(effects.records.len() + refused.count(), 10_000);
 
     let request = || GroupRequest::DeleteGroups(vec![G.into(), "none".into()]);
     let call = CallId::new(1 << 41);
