@@ -1,5 +1,7 @@
 //! KIP-848, edge by edge.
 
+use std::time::Duration;
+
 use logweir_proto::ErrorCode;
 
 use crate::coordinator::groups::answer::*;
@@ -619,6 +621,38 @@ fn told(h: &mut Harness, call: CallId) -> Result<ConsumerHeartbeatAnswer, ErrorC
         GroupAnswer::ConsumerHeartbeat(answer) => answer.map_err(|e| e.code),
         other => panic!("{other:?}"),
     }
+}
+
+/// Members that were spread over the interval were answered one by one, and the broker woken for each.
+#[test]
+fn heartbeats_that_wait_since_about_the_same_time_are_answered_together_and_none_too_late() {
+    let mut h = Harness::new();
+    let millis = Duration::from_millis;
+    check(&mut h, first_beat(G, "a"), (1, Some(&[0, 1, 2, 3])));
+    check(&mut h, first_beat(G, "b"), (2, Some(&[])));
+    check(&mut h, owning(G, "a", 1, &[0, 1, 2, 3]), (1, Some(&[0, 1])));
+    check(&mut h, owning(G, "a", 1, &[0, 1]), (2, None));
+    check(&mut h, next_beat(G, "b", 2), (2, Some(&[2, 3])));
+    assert_eq!(h.now.session, Duration::ZERO);
+    h.pass(millis(130));
+    let a = waiting(&mut h, next_beat(G, "a", 2));
+    h.pass(millis(40));
+    let b = waiting(&mut h, next_beat(G, "b", 2));
+    h.pass(millis(4_929));
+    assert!(!h.answers.contains_key(&a) && !h.answers.contains_key(&b));
+    h.pass(millis(1));
+    assert_eq!(given(&told(&mut h, a).unwrap()), None);
+    assert_eq!(given(&told(&mut h, b).unwrap()), None);
+    // What may wait for a moment only waits for that moment.
+    let request = ConsumerHeartbeat {
+        wait: Some(millis(130)),
+        ..next_beat(G, "a", 2)
+    };
+    let call = h.send(GroupRequest::ConsumerHeartbeat(Box::new(request)));
+    h.pass(millis(129));
+    assert!(!h.answers.contains_key(&call));
+    h.pass(millis(1));
+    assert_eq!(given(&told(&mut h, call).unwrap()), None);
 }
 
 #[test]
