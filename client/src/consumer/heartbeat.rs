@@ -20,8 +20,11 @@ use crate::client::Client;
 use crate::clock::wait_until;
 use crate::error::{Error, ErrorKind, Result};
 
-/// Heartbeats that may wait for their answers.
-const MAX_OUTSTANDING: usize = 8;
+/// Heartbeats that may wait for their answers: one that the broker holds back, and one that has something to say. With
+/// more, the epoch could move on twice before one of the first arrives, and the broker takes the one before only.
+const MAX_OUTSTANDING: usize = 2;
+/// And one to take leave.
+const MAX_UNSENT: usize = MAX_OUTSTANDING + 1;
 /// The shortest time between heartbeats whose answers bring no news, and between those whose answers do.
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(50);
 const SHORTEST_NEWS_INTERVAL: Duration = Duration::from_millis(5);
@@ -132,7 +135,7 @@ impl Membership {
         if joins && self.join_backoff.attempts() > 0 {
             wait_until(Some(Instant::now() + self.join_backoff.next())).await;
         }
-        let (requests, receiver) = mpsc::channel(MAX_OUTSTANDING);
+        let (requests, receiver) = mpsc::channel(MAX_UNSENT);
         let (first, told_poll) = {
             let mut state = self.shared.lock();
             if !state.wants_membership() {

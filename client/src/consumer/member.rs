@@ -4,7 +4,7 @@
 //! what is owned towards the target while it is polled. A partition becomes owned only while the target names it, under
 //! the same lock under which heartbeats are written, so that none says too little or too much.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
@@ -345,10 +345,16 @@ impl State {
         request
     }
 
+    /// What the group is told that this member owns: also what it is about to take over. If that were left out, the group
+    /// might give it to another meanwhile.
     fn owned(&self) -> v1::Assignment {
+        let owned = self.partitions.iter();
+        let owned = owned.map(|(place, owned)| (place, owned.topic_id));
+        let target = self.target.iter().flatten().map(|(place, id)| (place, *id));
+        let all: BTreeSet<(&TopicPartition, TopicId)> = owned.chain(target).collect();
         let mut topics: BTreeMap<(&str, TopicId), Vec<i32>> = BTreeMap::new();
-        for (place, owned) in self.partitions.iter() {
-            let partitions = topics.entry((&place.topic, owned.topic_id)).or_default();
+        for (place, id) in all {
+            let partitions = topics.entry((&place.topic, id)).or_default();
             partitions.push(place.partition.get());
         }
         let topics = topics
