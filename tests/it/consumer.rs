@@ -730,6 +730,48 @@ async fn a_removed_member_hears_of_it_and_its_partitions_go_to_the_other() {
     broker.shutdown().await.unwrap();
 }
 
+/// However many rebalances overlap, none of them costs a member its place.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn members_that_all_come_at_once_keep_their_places() {
+    let (broker, mut grpc) = start().await;
+    grpc.create_topic("many", 24, &[]).await;
+    for _ in 0..10 {
+        let consumers = (0..6).map(|_| {
+            let mut consumer = broker.client().unwrap().consumer_with(manual()).unwrap();
+            consumer.subscribe(["many"]).unwrap();
+            consumer
+        });
+        let shares = Arc::new(Mutex::new([0; 6]));
+        let polling = consumers.zip(0..).map(|(mut consumer, index)| {
+            let shares = Arc::clone(&shares);
+            tokio::spawn(async move {
+                poll_until(&mut consumer, "all have their shares", |consumer| {
+                    let mut shares = shares.lock().unwrap();
+                    shares[index] = consumer.assignment().len();
+                    *shares == [4; 6]
+                })
+                .await;
+                consumer
+            })
+        });
+        let polling: Vec<_> = polling.collect();
+        // Nobody leaves before all have seen it.
+        let mut consumers = Vec::new();
+        for task in polling {
+            consumers.push(task.await.unwrap());
+        }
+        for consumer in consumers {
+            let metrics = consumer.metrics();
+            assert_eq!((metrics.joins, metrics.partitions_lost), (1, 0));
+            let handle = consumer.handle();
+            drop(consumer);
+            let left = || async { handle.assignment().is_empty().then_some(()) };
+            wait_until_async("it has left", DEADLINE, left).await;
+        }
+    }
+    broker.shutdown().await.unwrap();
+}
+
 #[tokio::test]
 async fn a_static_member_comes_back_to_its_partitions() {
     let (broker, mut grpc) = start().await;
