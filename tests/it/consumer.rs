@@ -73,6 +73,24 @@ async fn poll_until(consumer: &mut Consumer, what: &str, holds: impl Fn(&Consume
     held.unwrap_or_else(|_| panic!("{what}"));
 }
 
+/// Polls both until the two of them share the partitions of "orders"; what the first and the second were handed out.
+async fn share(
+    first: &mut Consumer,
+    second: &mut Consumer,
+) -> (Vec<ConsumerRecord>, Vec<ConsumerRecord>) {
+    let short = Duration::from_millis(5);
+    let mut read = (Vec::new(), Vec::new());
+    let sharing = async {
+        while first.assignment().len() != 2 || second.assignment().len() != 2 {
+            read.0.extend(first.poll(short).await.unwrap());
+            read.1.extend(second.poll(short).await.unwrap());
+        }
+    };
+    let shared = tokio::time::timeout(DEADLINE, sharing).await;
+    shared.expect("both have two partitions in time");
+    read
+}
+
 fn place(partition: i32) -> TopicPartition {
     TopicPartition::new("orders", PartitionId::new(partition))
 }
@@ -352,16 +370,11 @@ async fn at_most_once_gives_back_what_it_did_not_hand_out() {
         first.pause(&place(partition)).unwrap();
     }
     let mut second = open(&broker, config());
-    let sharing = async {
-        while first.assignment().len() != 2 || second.assignment().len() != 2 {
-            let short = Duration::from_millis(5);
-            assert_eq!(first.poll(short).await.unwrap(), []);
-            for record in second.poll(short).await.unwrap() {
-                note(&record);
-            }
-        }
-    };
-    tokio::time::timeout(DEADLINE, sharing).await.unwrap();
+    let (by_first, by_second) = share(&mut first, &mut second).await;
+    assert_eq!(by_first, []);
+    for record in by_second {
+        note(&record);
+    }
     for place in first.assignment() {
         first.resume(&place).unwrap();
     }
@@ -392,14 +405,7 @@ async fn an_acknowledgement_that_is_refused_is_made_again() {
         .times(3);
     let id = broker.faults().inject(fault);
     let mut second = open(&broker, manual());
-    let sharing = async {
-        while first.assignment().len() != 2 || second.assignment().len() != 2 {
-            let short = Duration::from_millis(5);
-            first.poll(short).await.unwrap();
-            second.poll(short).await.unwrap();
-        }
-    };
-    tokio::time::timeout(DEADLINE, sharing).await.unwrap();
+    share(&mut first, &mut second).await;
     assert_eq!(broker.faults().fired(id), 3);
     assert_eq!((first.metrics().joins, second.metrics().joins), (1, 1));
     first.close().await.unwrap();
@@ -781,14 +787,7 @@ async fn a_static_member_comes_back_to_its_partitions() {
     };
     let mut consumer = open(&broker, config());
     let mut other = open(&broker, manual());
-    let sharing = async {
-        while consumer.assignment().len() != 2 || other.assignment().len() != 2 {
-            let short = Duration::from_millis(5);
-            consumer.poll(short).await.unwrap();
-            other.poll(short).await.unwrap();
-        }
-    };
-    tokio::time::timeout(DEADLINE, sharing).await.unwrap();
+    share(&mut consumer, &mut other).await;
     let owned = consumer.assignment();
     let rebalances = other.metrics().rebalances;
 

@@ -74,8 +74,9 @@ pub(super) fn check_request(request: &ConsumerHeartbeat) -> Result<(), GroupErro
     }
 }
 
-/// Checks a member's epoch. The one before is let through if the member owns no more than it was given since: the
-/// answer that told it of the new one may be lost.
+/// Checks a member's epoch. The one before is let through if the member owns no more than it was given since, or has yet to
+/// let go of: the answer that told it of the new one may be lost, or on its way. Kafka, whose members send one heartbeat
+/// at a time, knows what was given only.
 ///
 /// # Errors
 /// FENCED_MEMBER_EPOCH.
@@ -84,7 +85,10 @@ pub(super) fn check_epoch(
     request: &ConsumerHeartbeat,
 ) -> Result<(), GroupError> {
     let received = request.member_epoch;
-    let within = |owned: &Assignment| owned.is_subset_of(&current.assigned);
+    let within = |owned: &Assignment| {
+        let beyond = owned.without(&current.assigned);
+        beyond.is_subset_of(&current.pending_revocation)
+    };
     let may_retry =
         received == current.previous_epoch && request.owned.as_ref().is_some_and(within);
     if received == current.epoch || (received < current.epoch && may_retry) {
@@ -123,4 +127,42 @@ pub(super) fn check_instance(
 pub(super) fn unreleased(instance: &str) -> GroupError {
     let message = format!("another member has the instance id {instance:?} and has not left");
     GroupError::new(ErrorCode::UnreleasedInstanceId, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use logweir_proto::{PartitionId, TopicId};
+
+    use super::*;
+    use crate::coordinator::groups::records::MemberState;
+    use crate::coordinator::groups::tests::first_beat;
+
+    fn partitions(numbers: &[i32]) -> Assignment {
+        let topic = TopicId::new([7; 16]);
+        let numbers = numbers.iter();
+        numbers.map(|n| (topic, PartitionId::new(*n))).collect()
+    }
+
+    #[test]
+    fn the_epoch_before_is_let_through_with_what_is_still_to_be_let_go_of_and_no_more() {
+        let current = CurrentValue {
+            epoch: Epoch::new(3),
+            previous_epoch: Epoch::new(2),
+            state: MemberState::UnrevokedPartitions,
+            assigned: partitions(&[1]),
+            pending_revocation: partitions(&[2]),
+        };
+        let passes = |epoch: i32, owned: Option<&[i32]>| {
+            let request = ConsumerHeartbeat {
+                member_epoch: Epoch::new(epoch),
+                owned: owned.map(partitions),
+                ..first_beat("g", "m")
+            };
+            check_epoch(&current, &request).is_ok()
+        };
+        assert!(passes(2, Some(&[1, 2])) && passes(2, Some(&[])));
+        assert!(!passes(2, Some(&[1, 2, 3])), "another may have 3");
+        assert!(!passes(2, None), "who does not say may own anything");
+        assert!(passes(3, None) && !passes(1, Some(&[])) && !passes(4, Some(&[])));
+    }
 }

@@ -55,7 +55,7 @@ fn advance(
     if !surplus.is_empty() && goal.still_owns(&surplus) {
         return CurrentValue {
             epoch,
-            previous_epoch: current.epoch,
+            previous_epoch: before(current, epoch),
             state: MemberState::UnrevokedPartitions,
             assigned: kept,
             pending_revocation: surplus,
@@ -65,7 +65,7 @@ fn advance(
     let (taken, free): (Vec<_>, Vec<_>) = wanted.iter().partition(|(t, p)| is_taken(*t, *p));
     CurrentValue {
         epoch: goal.epoch,
-        previous_epoch: current.epoch,
+        previous_epoch: before(current, goal.epoch),
         state: if taken.is_empty() {
             MemberState::Stable
         } else {
@@ -73,6 +73,16 @@ fn advance(
         },
         assigned: kept.iter().chain(free).collect(),
         pending_revocation: Assignment::default(),
+    }
+}
+
+/// The epoch that a member may still speak of at `epoch`. A step within an epoch does not change it: a heartbeat of the
+/// one before can be on its way all the same.
+fn before(current: &CurrentValue, epoch: Epoch) -> Epoch {
+    if epoch == current.epoch {
+        current.previous_epoch
+    } else {
+        current.epoch
     }
 }
 
@@ -157,6 +167,25 @@ mod tests {
             &[],
             (5, Stable, &[1, 2, 3], &[]),
         );
+    }
+
+    #[test]
+    fn the_epoch_before_is_known_until_the_epoch_moves() {
+        let previous = |from: &CurrentValue, target: &[i32]| {
+            let target = partitions(target);
+            let goal = Goal {
+                epoch: Epoch::new(5),
+                assignment: &target,
+                owned: None,
+            };
+            let next = reconcile(from, goal, |_, _| false).expect("there is a step");
+            (next.epoch.get(), next.previous_epoch.get())
+        };
+        let waiting = current(5, Unreleased, &[1], &[]);
+        assert_eq!(previous(&waiting, &[1, 2]), (5, 4));
+        let from = current(3, Stable, &[1, 2], &[]);
+        assert_eq!(previous(&from, &[1]), (3, 2), "it has to let go first");
+        assert_eq!(previous(&from, &[1, 2, 3]), (5, 3));
     }
 
     #[test]
