@@ -20,7 +20,7 @@ Examples:
 
 LAG counts the records that are there from the committed offset to the end; LAG
 TIME is the age of the oldest of them. `-` is what is not known: nothing was
-committed, or the topic is gone.";
+committed, the topic is gone, or the oldest record was not found.";
 
 /// Show state, committed offsets, lag and members of groups
 #[derive(Debug, Args)]
