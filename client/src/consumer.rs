@@ -97,10 +97,11 @@ impl Consumer {
         })
     }
 
-    /// Reads these topics from now on, and no others. Topics that do not exist yet are read once they do.
+    /// Reads these topics from now on, and no others. Topics that do not exist yet are read once they do; that they do not
+    /// is logged as a warning.
     ///
     /// # Errors
-    /// If the consumer was put out of its group for good.
+    /// If there are none, or one has no name; if the consumer was put out of its group for good.
     pub fn subscribe(&mut self, topics: impl IntoIterator<Item = impl Into<String>>) -> Result<()> {
         let topics = topics.into_iter().map(Into::into).collect();
         self.handle.shared.subscribe(Subscription::Topics(topics))
@@ -109,7 +110,7 @@ impl Consumer {
     /// Reads all topics from now on whose whole names match a pattern, now or later (RE2's syntax, as Kafka's KIP-848).
     ///
     /// # Errors
-    /// If the consumer was put out of its group for good. That a pattern is not valid shows when it is polled.
+    /// If the pattern is empty, or the consumer was put out of its group for good. That a pattern is not valid shows when it is polled.
     pub fn subscribe_pattern(&mut self, pattern: impl Into<String>) -> Result<()> {
         let pattern = Subscription::Pattern(pattern.into());
         self.handle.shared.subscribe(pattern)
@@ -250,7 +251,7 @@ impl Consumer {
         };
         let (handle, listener) = (self.handle.clone(), self.listener.take());
         if is_lost {
-            rebalance::lose(handle, listener, places).await;
+            rebalance::tell(handle, listener, places, RebalanceListener::lost).await;
             return Ok(());
         }
         if places.is_empty() {

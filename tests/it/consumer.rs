@@ -617,6 +617,8 @@ async fn a_handler_that_takes_too_long_loses_its_partitions_unless_it_says_that_
     }
     let removed = || async { consumer.member_epoch().is_none().then_some(()) };
     wait_until_async("it is removed", DEADLINE, removed).await;
+    let late = consumer.mark(&records[0]).unwrap_err();
+    assert_eq!(late.kind(), ErrorKind::Fenced);
     assert!(passed >= POLL - step, "{passed:?}");
     let late = consumer.commit_offsets([OffsetToCommit::new(
         "orders",
@@ -934,6 +936,12 @@ async fn what_cannot_be_is_said_at_once() {
     let mut consumer = client.consumer("g").unwrap();
     let nothing = consumer.next().await.unwrap_err();
     assert_eq!(nothing.kind(), ErrorKind::Invalid);
+    let no_topics = consumer.subscribe(Vec::<String>::new()).unwrap_err();
+    let no_name = consumer.subscribe(["orders", ""]).unwrap_err();
+    let no_pattern = consumer.subscribe_pattern("").unwrap_err();
+    for refused in [no_topics, no_name, no_pattern] {
+        assert_eq!(refused.kind(), ErrorKind::Invalid, "{refused}");
+    }
     consumer.subscribe_pattern("orders(").unwrap();
     let pattern = consumer.next().await.unwrap_err();
     assert_eq!(pattern.code(), Some(ErrorCode::InvalidRegularExpression));

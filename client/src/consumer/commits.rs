@@ -253,10 +253,10 @@ fn compose(
     if !entries.is_empty() {
         match &state.phase {
             Phase::Member => {}
-            Phase::Lost(why) | Phase::Failed(why) => return Err(removed(shared, why)),
+            Phase::Lost(why) | Phase::Failed(why) => return Err(removed(shared, "committed", why)),
             Phase::Idle | Phase::Joining => {
                 let why = Error::new(ErrorKind::Fenced, "it is about to join again");
-                return Err(removed(shared, &why));
+                return Err(removed(shared, "committed", &why));
             }
             Phase::Left => return Err(Error::closed("consumer")),
         }
@@ -363,15 +363,15 @@ fn may_pass(error: &Error) -> bool {
 
 fn explain(shared: &Shared, error: Error) -> Error {
     match error.code() {
-        Some(code) if super::heartbeat::says_removed(code) => removed(shared, &error),
+        Some(code) if super::heartbeat::says_removed(code) => removed(shared, "committed", &error),
         _ => error,
     }
 }
 
-/// The error for what cannot be committed because the consumer is no member any more.
-fn removed(shared: &Shared, why: &Error) -> Error {
+/// The error for what cannot be committed, or marked, because the consumer is no member any more.
+pub(super) fn removed(shared: &Shared, done: &str, why: &Error) -> Error {
     let message = format!(
-        "not committed: this consumer is no longer a member of group {:?} ({})",
+        "not {done}: this consumer is no longer a member of group {:?} ({})",
         shared.config.group_id,
         why.message()
     );

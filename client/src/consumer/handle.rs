@@ -6,7 +6,7 @@ use std::sync::Arc;
 use logweir_proto::{LeaderEpoch, Offset};
 use tokio::time::Instant;
 
-use super::commits::{CommitFuture, Entry};
+use super::commits::{CommitFuture, Entry, removed};
 use super::member::{Phase, Shared};
 use super::partitions::{Partitions, not_owned};
 use crate::admin::OffsetToCommit;
@@ -69,8 +69,8 @@ impl ConsumerHandle {
     /// The application is done with this record and those before it in its partition: what is committed next says so.
     ///
     /// # Errors
-    /// Of kind [`Fenced`](ErrorKind::Fenced) if the partition was taken away since the record was handed out: it is, or
-    /// will be, handed out again, to this or another member.
+    /// Of kind [`Fenced`](ErrorKind::Fenced) if the partition was taken away since the record was handed out, or the consumer
+    /// was removed from its group: the record is, or will be, handed out again, to this or another member.
     pub fn mark(&self, record: &ConsumerRecord) -> Result<()> {
         let place = TopicPartition::new(Arc::clone(&record.topic), record.partition);
         self.mark_up_to(&place, record.offset, record.leader_epoch)
@@ -93,13 +93,15 @@ impl ConsumerHandle {
         offset: Offset,
         leader_epoch: LeaderEpoch,
     ) -> Result<()> {
-        let marked = self
-            .shared
-            .lock()
-            .partitions
-            .mark(place, offset, leader_epoch);
+        {
+            let mut state = self.shared.lock();
+            if let Phase::Lost(why) | Phase::Failed(why) = &state.phase {
+                return Err(removed(&self.shared, "marked", why));
+            }
+            state.partitions.mark(place, offset, leader_epoch)?;
+        }
         self.shared.commit_if_many();
-        marked
+        Ok(())
     }
 
     /// Commits what is marked; with `auto_mark`, that is all that was handed out. Also returns when all earlier commits
@@ -126,7 +128,8 @@ impl ConsumerHandle {
         })
     }
 
-    /// Commits these offsets, whatever is marked, in partitions that the consumer owns. The next marks go on from there.
+    /// Commits these offsets, whatever is marked, in partitions that the consumer owns. They stay until records are handed
+    /// out and marked, or, at most once, handed out.
     pub fn commit_offsets(
         &self,
         offsets: impl IntoIterator<Item = OffsetToCommit>,

@@ -25,6 +25,8 @@ use crate::error::{Error, ErrorKind, Result};
 const MAX_OUTSTANDING: usize = 2;
 /// And one to take leave.
 const MAX_UNSENT: usize = MAX_OUTSTANDING + 1;
+/// Topics of one look whether they exist.
+const TOPICS_PER_REQUEST: usize = 1_000;
 /// The shortest time between heartbeats whose answers bring no news, and between those whose answers do.
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(50);
 const SHORTEST_NEWS_INTERVAL: Duration = Duration::from_millis(5);
@@ -287,7 +289,15 @@ impl Membership {
             let interval = Duration::from_millis(answer.heartbeat_interval_ms.into());
             self.interval = interval.max(SHORTEST_INTERVAL);
         }
-        let is_news = self.shared.lock().hear(&self.shared, answer);
+        let (is_news, unsure) = {
+            let mut state = self.shared.lock();
+            let is_news = state.hear(&self.shared, answer);
+            (is_news, state.topics_to_look_for())
+        };
+        if !unsure.is_empty() {
+            let group_id = self.shared.config.group_id.clone();
+            tokio::spawn(tell_of_unknown(self.client.clone(), group_id, unsure));
+        }
         if is_news {
             self.shared.wake();
         }
@@ -457,6 +467,20 @@ pub(super) fn not_told() -> Error {
     let message = "the group could not be told in time that this consumer leaves";
     Error::timed_out(message)
         .with_action("its partitions are shared out when its session times out")
+}
+
+/// Topics that do not exist are waited for. That is said, since it may be a name misspelt.
+async fn tell_of_unknown(client: Client, group: String, topics: Vec<String>) {
+    let names: Vec<&str> = topics.iter().map(String::as_str).collect();
+    for some in names.chunks(TOPICS_PER_REQUEST) {
+        // Without an answer there is nothing to say.
+        let found = client.admin().describe_topics(some).await;
+        for (topic, found) in some.iter().zip(found.into_iter().flatten()) {
+            if let Err(error) = found {
+                tracing::warn!(%group, topic, %error, "a topic that is subscribed to cannot be read yet");
+            }
+        }
+    }
 }
 
 /// Whether it is worth trying again.

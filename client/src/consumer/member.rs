@@ -38,6 +38,26 @@ pub(super) enum Subscription {
     Pattern(String),
 }
 
+impl Subscription {
+    fn check(&self) -> Result<()> {
+        match self {
+            Self::Topics(topics) if topics.is_empty() => {
+                let error = Error::invalid("there is no topic to subscribe to");
+                Err(error
+                    .with_action("name at least one, or close the consumer to leave the group"))
+            }
+            Self::Topics(topics) if topics.iter().any(String::is_empty) => {
+                Err(Error::invalid("a topic to subscribe to has an empty name"))
+            }
+            Self::Pattern(pattern) if pattern.is_empty() => {
+                let error = Error::invalid("the pattern to subscribe to is empty");
+                Err(error.with_action("for all topics, subscribe to \".*\""))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
 impl From<&Subscription> for v1::Subscription {
     fn from(subscription: &Subscription) -> Self {
         match subscription {
@@ -86,6 +106,8 @@ pub(super) struct State {
     /// What the next heartbeat has to say.
     say_subscription: bool,
     say_owned: bool,
+    /// Nobody has looked yet whether there are the topics that are subscribed to.
+    look_for_topics: bool,
     pub(super) polled: bool,
     /// The group cannot be reached, for longer than the application wants to wait in silence.
     pub(super) trouble: Option<Error>,
@@ -129,6 +151,7 @@ impl Shared {
                 unsettled: false,
                 say_subscription: false,
                 say_owned: false,
+                look_for_topics: false,
                 polled: false,
                 trouble: None,
                 waker: None,
@@ -173,8 +196,9 @@ impl Shared {
     }
 
     /// # Errors
-    /// If the consumer is closed, or was put out of the group for good.
+    /// If there is nothing to read in it, or the consumer is closed, or was put out of the group for good.
     pub(super) fn subscribe(&self, subscription: Subscription) -> Result<()> {
+        subscription.check()?;
         let mut state = self.lock();
         match &state.phase {
             Phase::Failed(error) if error.kind() == ErrorKind::Fenced => return Err(error.clone()),
@@ -183,6 +207,7 @@ impl Shared {
         }
         state.say_subscription |= state.subscription.as_ref() != Some(&subscription);
         state.subscription = Some(subscription);
+        state.look_for_topics = true;
         match state.phase {
             Phase::Idle => state.phase = Phase::Joining,
             // What it owned, if anything, is to be let go of first.
@@ -305,6 +330,16 @@ impl State {
     /// Whether a heartbeat is due before its time.
     pub(super) fn has_something_to_say(&self) -> bool {
         self.say_subscription || (self.say_owned && self.has_let_go())
+    }
+
+    /// Topics of which nobody has looked yet whether they exist.
+    pub(super) fn topics_to_look_for(&mut self) -> Vec<String> {
+        match &self.subscription {
+            Some(Subscription::Topics(topics)) if std::mem::take(&mut self.look_for_topics) => {
+                topics.clone()
+            }
+            _ => Vec::new(),
+        }
     }
 
     /// The next heartbeat; one that is `full` says everything. Whoever waits for records has to be woken after it: it polls

@@ -33,6 +33,8 @@ pub(super) struct Owned {
     /// The last record handed out; below the position by what is not shown.
     last: Offset,
     mark: Option<Position>,
+    /// The application committed an offset of its own, and nothing was handed out since.
+    committed_by_hand: bool,
     /// What was given to be committed last, and what was committed last.
     queued: Option<Offset>,
     pub(super) committed: Option<Offset>,
@@ -85,6 +87,7 @@ impl Partitions {
             handed_out: None,
             last: Offset::ZERO,
             mark: None,
+            committed_by_hand: false,
             queued: committed,
             committed,
             seek: None,
@@ -154,6 +157,7 @@ impl Partitions {
             }
             owned.handed_out = Some(next);
             owned.last = last;
+            owned.committed_by_hand = false;
             self.unmarked.push((place.clone(), records));
         }
     }
@@ -286,6 +290,7 @@ impl Partitions {
             };
             owned.mark = Some(mark);
             owned.queued = Some(mark.offset);
+            owned.committed_by_hand = true;
             let mut entry = owned.entry(&wanted.partition, mark);
             entry.topic_id = wanted.topic_id.unwrap_or(entry.topic_id);
             entry.metadata = wanted.metadata;
@@ -302,15 +307,15 @@ impl Partitions {
     }
 
     /// At most once: where reading stands, where that is not what was committed. What was committed and never handed out is
-    /// given back by that.
+    /// given back by that. What the application committed itself stays as it is.
     pub(super) fn take_positions(
         &mut self,
         position: impl Fn(&TopicPartition) -> Option<Offset>,
     ) -> Vec<Entry> {
         let mut entries = Vec::new();
         for (place, owned) in &mut self.owned {
-            let Some(offset) = position(place).filter(|offset| Some(*offset) != owned.queued)
-            else {
+            let offset = position(place).filter(|offset| Some(*offset) != owned.queued);
+            let Some(offset) = offset.filter(|_| !owned.committed_by_hand) else {
                 continue;
             };
             let leader_epoch = owned
@@ -532,6 +537,20 @@ mod tests {
         assert_eq!(offsets(&partitions.take_new_marks(|_| true)), [8]);
         partitions.settle(at(6));
         assert_eq!(offsets(&partitions.take_new_marks(|_| true)), [0; 0]);
+    }
+
+    #[test]
+    fn at_most_once_reading_stands_where_it_does_unless_the_application_says_otherwise() {
+        let at = |offset: i64| move |_: &TopicPartition| Some(Offset::new(offset));
+        let mut partitions = owned(Some(0));
+        hand_out(&mut partitions, 4, 5);
+        assert_eq!(offsets(&partitions.take_positions(at(5))), [5]);
+        assert_eq!(offsets(&partitions.take_positions(at(5))), [0; 0]);
+        let by_hand = OffsetToCommit::new("t", PartitionId::new(0), Offset::new(3));
+        partitions.take_offsets(vec![by_hand]).unwrap();
+        assert_eq!(offsets(&partitions.take_positions(at(5))), [0; 0]);
+        hand_out(&mut partitions, 6, 7);
+        assert_eq!(offsets(&partitions.take_positions(at(7))), [7]);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use logweir_proto::{LeaderEpoch, Offset, PartitionId, TopicId};
 use tokio::time::Instant;
 
 use super::handle::ConsumerHandle;
-use super::listener::Listener;
+use super::listener::{Listener, RebalanceFuture, RebalanceListener};
 use super::member::{Shared, Target};
 use super::partitions::Position;
 use crate::admin::{only, same_number};
@@ -26,6 +26,13 @@ pub(super) struct Start {
     pub(super) topic_id: TopicId,
     pub(super) committed: Option<Position>,
 }
+
+/// A method of a listener.
+type ListenerCall = for<'a> fn(
+    &'a mut dyn RebalanceListener,
+    &'a ConsumerHandle,
+    &'a [TopicPartition],
+) -> RebalanceFuture<'a>;
 
 /// Tells the listener that partitions go, then waits until what is marked of them is committed.
 pub(super) async fn let_go(
@@ -45,26 +52,15 @@ pub(super) async fn let_go(
     (listener, committed)
 }
 
-/// Tells the listener that partitions are gone.
-pub(super) async fn lose(
+/// Calls the listener, if there is one, about partitions that have come or are lost.
+pub(super) async fn tell(
     handle: ConsumerHandle,
     mut listener: Listener,
     places: Vec<TopicPartition>,
+    what: ListenerCall,
 ) -> Listener {
     if let Some(listener) = &mut listener {
-        listener.lost(&handle, &places).await;
-    }
-    listener
-}
-
-/// Tells the listener that partitions have come.
-pub(super) async fn welcome(
-    handle: ConsumerHandle,
-    mut listener: Listener,
-    places: Vec<TopicPartition>,
-) -> Listener {
-    if let Some(listener) = &mut listener {
-        listener.assigned(&handle, &places).await;
+        what(listener.as_mut(), &handle, &places).await;
     }
     listener
 }

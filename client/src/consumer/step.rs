@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::Consumer;
 use super::commits::CommitFuture;
-use super::listener::Listener;
+use super::listener::{Listener, RebalanceListener};
 use super::member::Phase;
 use super::partitions::Position;
 use super::rebalance::{self, Start};
@@ -100,7 +100,8 @@ impl Consumer {
                 let places = state.partitions.iter().map(|(place, _)| place.clone());
                 let places = places.collect();
                 drop(state);
-                let call = rebalance::lose(self.handle.clone(), self.listener.take(), places);
+                let (handle, listener) = (self.handle.clone(), self.listener.take());
+                let call = rebalance::tell(handle, listener, places, RebalanceListener::lost);
                 self.step = Step::Losing(Box::pin(call));
                 return Ok(true);
             }
@@ -202,7 +203,8 @@ impl Consumer {
         shared.beat.notify_one();
         let listener = self.listener.take();
         if listener.is_some() {
-            let call = rebalance::welcome(self.handle.clone(), listener, places);
+            let handle = self.handle.clone();
+            let call = rebalance::tell(handle, listener, places, RebalanceListener::assigned);
             self.step = Step::Welcoming(Box::pin(call));
         }
         Ok(())
