@@ -159,7 +159,36 @@ async fn a_member_that_follows_waits_for_a_broker_that_is_not_there_yet() {
     assert!(once.contains("cannot reach the broker"), "{once}");
     broker.restart();
     wait_until("it reads", DEADLINE, || outputs.read() == 3);
+    // It ends without the broker too, and says what it is about.
+    broker.kill9();
     assert_eq!(member.terminate(DEADLINE).code(), Some(143));
+    let errors = member.errors();
+    assert!(
+        errors.contains("interrupt again to end at once"),
+        "{errors}"
+    );
+    assert!(errors.contains("warning: "), "{errors}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_waits_for_a_member_that_was_killed_says_so() {
+    let broker = ServeOptions::in_memory().start();
+    let mut grpc = GrpcBroker::connect(broker.grpc()).await;
+    grpc.create_topic("orders", 4, &[]).await;
+    fill(&mut grpc, 0, 1).await;
+    let folder = tempfile::tempdir().unwrap();
+    let mut outputs = Outputs::new(folder.path());
+    let follow = ["orders", "--group", "g", "--follow"];
+    let mut killed = MemberProcess::start(broker.grpc(), &follow, &mut outputs);
+    wait_until("it reads", DEADLINE, || outputs.read() == 1);
+    killed.kill9();
+    fill(&mut grpc, 0, 1).await;
+    let here = ["orders", "--group", "g"];
+    let mut waiting = MemberProcess::start(broker.grpc(), &here, &mut outputs);
+    wait_until("it says so", DEADLINE, || {
+        waiting.errors().contains("waiting for other members")
+    });
+    assert_eq!(waiting.terminate(DEADLINE).code(), Some(143));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -172,7 +201,9 @@ async fn what_does_not_go_together_is_said() {
     let absent = ["consume", "absent", "--group", "g"];
     assert!(said(&broker, &absent, 1).contains("absent"));
     let empty = ["consume", "orders", "--group", ""];
-    assert!(said(&broker, &empty, 1).contains("group_id"));
+    assert!(said(&broker, &empty, 2).contains("--group"));
+    let few = ["consume", "orders", "--max", "-1"];
+    assert!(said(&broker, &few, 2).contains("invalid value '-1' for '--max"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

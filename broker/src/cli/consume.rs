@@ -4,6 +4,7 @@ use std::io::{self, BufWriter, IsTerminal as _, StdoutLock, Write as _};
 use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant};
 
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, ValueEnum};
 use logweir_client::{
     Admin, Client, FetchedBatch, OffsetSpec, Reader, ReaderConfig, StartAt, TopicPartition,
@@ -44,9 +45,16 @@ With --group, several of these share the partitions, and each record is written
 by one of them. Offsets are committed after their lines were written and flushed:
 what was written and not committed when it is killed is written again, by this or
 another member. With --delivery at-most-once they are committed before: then such
-lines are lost. --from only matters where the group has committed nothing. Without
+lines are lost. Flushed into a pipe counts as written, so take a few with --max,
+not with head. --from only matters where the group has committed nothing. Without
 --follow it ends when the group, all members together, has come to the ends that
 there were when it started.
+
+A member that is killed keeps its partitions until its session has timed out (the
+broker's group.consumer.session.timeout.ms, 45 s by default); the others wait for
+that. So does one that is stopped, or that cannot write its output, until the poll
+interval is over (5 minutes). A member waits for a broker that goes away until it
+is back, without --follow too; Ctrl-C ends it.
 
 --output json writes one object a line: topic, partition, offset, timestamp
 (milliseconds since 1970), key, value, headers ([{\"key\": …, \"value\": …}]).
@@ -78,16 +86,24 @@ enum GroupDelivery {
 #[command(after_help = HELP)]
 pub(super) struct ConsumeCommand {
     /// The topic
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
     topic: String,
     /// Where to begin: earliest, latest, an offset, or a time: RFC 3339, a date (UTC), @MILLISECONDS, an age such as 2h
     #[arg(
         long,
         default_value = "earliest",
-        value_name = "earliest|latest|OFFSET|TIME"
+        value_name = "earliest|latest|OFFSET|TIME",
+        allow_negative_numbers = true
     )]
     from: Position,
     /// Share the topic with the other members of this consumer group, and commit what was written
-    #[arg(long, short, value_name = "GROUP", conflicts_with = "partition")]
+    #[arg(
+        long,
+        short,
+        value_name = "GROUP",
+        conflicts_with = "partition",
+        value_parser = NonEmptyStringValueParser::new()
+    )]
     group: Option<String>,
     /// Whether records of a member that is cut off are written again, or not at all
     #[arg(
@@ -99,10 +115,15 @@ pub(super) struct ConsumeCommand {
     )]
     delivery: GroupDelivery,
     /// Only this partition; repeatable, or 0,2,5
-    #[arg(long, value_name = "N", value_delimiter = ',')]
+    #[arg(
+        long,
+        value_name = "N",
+        value_delimiter = ',',
+        allow_negative_numbers = true
+    )]
     partition: Vec<i32>,
     /// End after so many records
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     max: Option<u64>,
     /// Go on with new records until interrupted
     #[arg(long, short)]

@@ -2,12 +2,17 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::exit::Exit;
+
+/// How long a command may take to end before it is said that a second signal ends it at once.
+const SAY_AFTER: Duration = Duration::from_secs(1);
 
 /// Tells whether somebody wants the command to end; clones share it.
 #[derive(Clone, Debug)]
@@ -27,17 +32,22 @@ impl Interrupt {
         };
         let shared = this.clone();
         tokio::spawn(async move {
-            loop {
-                let code = tokio::select! {
+            let mut next = async || {
+                tokio::select! {
                     _ = interrupt.recv() => 130,
                     _ = terminate.recv() => 143,
-                };
-                if shared.asked.is_cancelled() {
-                    std::process::exit(code.into());
                 }
-                shared.code.store(code, Ordering::Relaxed);
-                shared.asked.cancel();
-            }
+            };
+            shared.code.store(next().await, Ordering::Relaxed);
+            shared.asked.cancel();
+            let second = match timeout(SAY_AFTER, next()).await {
+                Ok(code) => code,
+                Err(_) => {
+                    eprintln!("finishing what was begun; interrupt again to end at once");
+                    next().await
+                }
+            };
+            std::process::exit(second.into());
         });
         Ok(this)
     }

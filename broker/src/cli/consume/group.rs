@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use logweir_client::{
     Admin, Client, Consumer, ConsumerConfig, ConsumerHandle, Delivery, Error, ErrorKind,
@@ -25,6 +25,10 @@ const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
 const END_CHECK: Duration = Duration::from_millis(200);
 /// How often it tries to connect for the first time.
 const CONNECT_INTERVAL: Duration = Duration::from_secs(1);
+/// How long there may be nothing to do before it is said what is waited for.
+const SAY_WAITING_AFTER: Duration = Duration::from_secs(3);
+/// How long it tries to take its leave.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the broker may be away before that is said, again and again.
 const SAY_AFTER: Duration = Duration::from_secs(10);
 
@@ -84,12 +88,18 @@ impl ConsumeCommand {
             admin,
             writer: self.writer(None),
             ends,
+            idle_since: Instant::now(),
+            said_waiting: false,
         };
         let outcome = sharing.copy(interrupt).await;
         sharing.writer.progress.clear();
         let closed = sharing.consumer.close().await;
         outcome?;
-        closed?;
+        match closed {
+            // That is how it was asked to end, whether or not the group hears of it.
+            Err(error) if interrupt.exit().is_some() => eprintln!("warning: {error}"),
+            closed => closed?,
+        }
         Ok((sharing.writer.records, sharing.writer.bytes))
     }
 
@@ -109,6 +119,7 @@ impl ConsumeCommand {
             },
             auto_mark: false,
             auto_commit_interval: COMMIT_INTERVAL,
+            close_timeout: CLOSE_TIMEOUT,
             // Whole batches: each is one write.
             max_poll_records: 1_000_000,
             reader: ReaderConfig {
@@ -140,6 +151,10 @@ struct Sharing {
     writer: Writer<'static>,
     /// Where to end; none is never.
     ends: Option<BTreeMap<PartitionId, Offset>>,
+    /// When it wrote last.
+    idle_since: Instant,
+    /// Whether it was said since that the others are waited for.
+    said_waiting: bool,
 }
 
 impl Sharing {
@@ -172,6 +187,7 @@ impl Sharing {
     async fn put(&mut self, mut batch: FetchedBatch) -> anyhow::Result<()> {
         let written = self.writer.write(&batch)?;
         self.writer.out.flush()?;
+        (self.idle_since, self.said_waiting) = (Instant::now(), false);
         let written = usize::try_from(written).unwrap_or(usize::MAX);
         let unwritten = batch.records.get(written).map(|record| record.offset);
         batch.records.truncate(written);
@@ -189,7 +205,7 @@ impl Sharing {
 
     /// Whether the group has come to the ends: this member by what it has written, the others by what they have
     /// committed.
-    async fn is_at_the_ends(&self) -> anyhow::Result<bool> {
+    async fn is_at_the_ends(&mut self) -> anyhow::Result<bool> {
         let owned: BTreeSet<TopicPartition> = self.consumer.assignment().into_iter().collect();
         let mut others = Vec::new();
         for (partition, end) in self.ends.iter().flatten() {
@@ -203,6 +219,8 @@ impl Sharing {
         if others.is_empty() {
             return Ok(true);
         }
+        // The others wait to see this.
+        drop(self.consumer.commit_async());
         let committed = self.admin.group_offsets(self.consumer.group_id()).await;
         let committed = match committed {
             Ok(committed) => committed,
@@ -213,9 +231,23 @@ impl Sharing {
             .filter(|offset| offset.partition.topic == self.topic)
             .map(|offset| (offset.partition.partition, offset.offset))
             .collect();
-        Ok(others
-            .iter()
-            .all(|(partition, end)| committed.get(partition).is_some_and(|at| at >= end)))
+        others.retain(|(partition, end)| committed.get(partition).is_none_or(|at| at < end));
+        if !others.is_empty() {
+            self.say_waiting(others.len());
+        }
+        Ok(others.is_empty())
+    }
+
+    /// Says what it waits for, once after a while without records.
+    fn say_waiting(&mut self, partitions: usize) {
+        if !self.said_waiting && self.idle_since.elapsed() >= SAY_WAITING_AFTER {
+            self.said_waiting = true;
+            eprintln!(
+                "waiting for other members of group {:?}, to come to the ends of partitions ({partitions}); those of a member \
+                 that was killed come to others when its session has timed out",
+                self.consumer.group_id()
+            );
+        }
     }
 }
 
