@@ -7,6 +7,8 @@ use std::path::Path;
 
 use flate2::read::GzDecoder;
 
+use crate::program::Logweir;
+
 /// The file's position of `tailnum` in a row.
 const TAILNUM: usize = 11;
 
@@ -28,6 +30,23 @@ pub struct Flights {
 impl Flights {
     /// How many rows the file has, its header not counted.
     pub const COUNT: usize = 336_776;
+    /// How many partitions the topic "flights" is created with.
+    pub const PARTITIONS: i32 = 12;
+
+    /// The command that creates the topic "flights".
+    #[must_use]
+    pub fn create_topic(server: &str) -> Logweir {
+        let partitions = Self::PARTITIONS.to_string();
+        Logweir::new(&["topic", "create", "flights", "--partitions", &partitions]).server(server)
+    }
+
+    /// The command that produces rows to it, with the aircraft as the key.
+    #[must_use]
+    pub fn produce(server: &str, csv: &str) -> Logweir {
+        let csv_with_key = ["--format", "csv", "--key-column", "tailnum"];
+        let arguments = [&["produce", "flights"], &csv_with_key[..]].concat();
+        Logweir::new(&arguments).server(server).input(csv)
+    }
 
     /// Reads the file.
     ///

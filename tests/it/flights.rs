@@ -9,27 +9,6 @@ use logweir_tests::{
     BrokerProcess, DEADLINE, Flights, GrpcBroker, Logweir, ServeOptions, wait_until_async,
 };
 
-const PARTITIONS: i32 = 12;
-
-fn create_topic(broker: &BrokerProcess) {
-    let partitions = PARTITIONS.to_string();
-    let arguments = ["topic", "create", "flights", "--partitions", &partitions];
-    Logweir::new(&arguments).server(broker.grpc()).succeed();
-}
-
-fn produce(address: &str, csv: &str) -> Logweir {
-    Logweir::new(&[
-        "produce",
-        "flights",
-        "--format",
-        "csv",
-        "--key-column",
-        "tailnum",
-    ])
-    .server(address)
-    .input(csv)
-}
-
 /// Reads the topic through the program and checks it against the file: every row once, byte for byte,
 /// in file order per key, on the partition where Kafka's partitioner puts the key.
 fn check_flights(broker: &BrokerProcess, expected: &BTreeMap<&str, Vec<&str>>) {
@@ -42,7 +21,7 @@ fn check_flights(broker: &BrokerProcess, expected: &BTreeMap<&str, Vec<&str>>) {
         let record: serde_json::Value = serde_json::from_str(line).unwrap();
         let key = record["key"].as_str().unwrap();
         assert_eq!(record["topic"], "flights");
-        let partition = partition_for_key(key.as_bytes(), PARTITIONS).get();
+        let partition = partition_for_key(key.as_bytes(), Flights::PARTITIONS).get();
         assert_eq!(record["partition"], partition, "the partition of {key}");
         let next: &mut i64 = next_offsets.entry(partition).or_default();
         assert_eq!(
@@ -86,8 +65,8 @@ fn every_flight_comes_back_once_and_in_file_order_per_aircraft() {
     let flights = Flights::load();
     let dir = tempfile::tempdir().unwrap();
     let mut broker = ServeOptions::on_disk(dir.path()).start();
-    create_topic(&broker);
-    let finished = produce(broker.grpc(), flights.csv()).run();
+    Flights::create_topic(broker.grpc()).succeed();
+    let finished = Flights::produce(broker.grpc(), flights.csv()).run();
     assert_eq!(finished.code, Some(0), "{}", finished.stderr);
     assert!(
         finished.stderr.contains("336"),
@@ -123,10 +102,10 @@ async fn a_kill_in_the_middle_of_the_flights_loses_and_repeats_nothing() {
     let flights = Flights::load();
     let dir = tempfile::tempdir().unwrap();
     let mut broker = ServeOptions::on_disk(dir.path()).start();
-    create_topic(&broker);
+    Flights::create_topic(broker.grpc()).succeed();
     let address = broker.grpc().to_owned();
     let csv = flights.csv().to_owned();
-    let producing = thread::spawn(move || produce(&address, &csv).run());
+    let producing = thread::spawn(move || Flights::produce(&address, &csv).run());
 
     // Twice, once the broker has taken some more; the program rides over it.
     for kill_at in [40_000, 150_000] {

@@ -257,19 +257,8 @@ async fn flights_are_shared_by_two_and_then_five() {
     let mut broker = ServeOptions::on_disk(&folder.path().join("data"))
         .args(&SESSION)
         .start();
-    let create = ["topic", "create", "flights", "--partitions", "12"];
-    call(&broker, &create).succeed();
-    let produce = [
-        "produce",
-        "flights",
-        "--format",
-        "csv",
-        "--key-column",
-        "tailnum",
-    ];
-    call(&broker, &produce)
-        .input(flights.csv_of_first(rows))
-        .succeed();
+    Flights::create_topic(broker.grpc()).succeed();
+    Flights::produce(broker.grpc(), flights.csv_of_first(rows)).succeed();
 
     let mut outputs = Outputs::new(folder.path());
     let share = ["flights", "--group", "billing", "--follow"];
