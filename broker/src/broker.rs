@@ -60,6 +60,7 @@ struct Parts {
     faults: Faults,
     /// The disk of a broker in memory.
     memory: Option<Arc<SimDisk>>,
+    kafka: Option<Port>,
     grpc: Option<Port>,
     http: Option<Port>,
     in_process: InProcess,
@@ -80,6 +81,7 @@ impl Parts {
             clock: Clock::default(),
             faults: Faults::new(memory.clone().map(|disk| (disk, capacity))),
             memory,
+            kafka: Port::take("kafka", &config.listeners.kafka).await?,
             grpc: Port::take("grpc", &config.listeners.grpc).await?,
             #[cfg(feature = "http")]
             http: Port::take("http", &config.listeners.http).await?,
@@ -143,10 +145,10 @@ impl Broker {
         self.parts.http.as_ref().map(Port::address)
     }
 
-    /// Where the Kafka listener is bound; `None`, as this version does not have it yet.
+    /// Where the Kafka listener is bound; `None` if it is off.
     #[must_use]
     pub fn kafka_addr(&self) -> Option<SocketAddr> {
-        None
+        self.parts.kafka.as_ref().map(Port::address)
     }
 
     /// The broker's clock, which can be moved ahead.

@@ -17,11 +17,11 @@ use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic_health::pb::health_server::{Health, HealthServer};
 
+use crate::inflight::{self, Budget};
 use crate::service::Service;
 
 mod answers;
 mod body;
-mod budget;
 mod cluster;
 mod connection;
 mod context;
@@ -40,7 +40,6 @@ mod status;
 mod topics;
 
 use body::LimitsLayer;
-use budget::Budget;
 use connection::Connections;
 pub(crate) use in_process::InProcess;
 use produce_stream::ProduceServer;
@@ -56,7 +55,7 @@ const MAX_STREAMS: u32 = 1_024;
 /// How long a peer may take to answer a ping.
 const PING_TIMEOUT: Duration = Duration::from_secs(40);
 // A connection is not read from while a request of it waits for the budget; its answers to pings wait with it.
-const _: () = assert!(PING_TIMEOUT.as_secs() > budget::PATIENCE.as_secs());
+const _: () = assert!(PING_TIMEOUT.as_secs() > inflight::PATIENCE.as_secs());
 /// What a response may hold besides records.
 const RESPONSE_MARGIN_BYTES: usize = 16 << 20;
 /// Bytes of a request that carries no records.
@@ -132,11 +131,11 @@ pub(crate) async fn serve(
     listener: TcpListener,
     routes: Routes,
     service: &Service,
+    budget: Arc<Budget>,
     stop: CancellationToken,
     cut: CancellationToken,
 ) -> Result<(), tonic::transport::Error> {
     let limits = &service.config.limits;
-    let budget = Arc::new(Budget::new(limits, Arc::clone(&service.metrics)));
     let responses = ResponseLimit::new(limits.max_response_bytes);
     let metrics = Arc::clone(&service.metrics);
     let connections = Connections::new(listener, limits, metrics, stop.clone(), cut);

@@ -25,12 +25,14 @@ mod faults;
 mod grpc;
 #[cfg(feature = "http")]
 mod http;
+mod inflight;
 #[cfg(feature = "client")]
 #[cfg_attr(
     not(feature = "cli"),
     allow(dead_code, reason = "fixtures need less of it than the command line")
 )]
 mod input;
+mod kafka;
 mod metadata;
 mod metrics;
 mod partition;

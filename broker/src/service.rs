@@ -11,7 +11,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::error::ApiError;
 use crate::faults::{Api, Faults};
-use crate::metadata::{Image, Quorum};
+use crate::metadata::Quorum;
 use crate::metrics::Metrics;
 use crate::partition::Partitions;
 #[cfg(feature = "http")]
@@ -30,7 +30,7 @@ mod reconcile;
 mod retention;
 mod topics;
 
-pub(crate) use crate::metadata::TopicImage;
+pub(crate) use crate::metadata::{Image, TopicImage};
 pub(crate) use context::{ListenerKind, NameMapping, Principal, RequestContext};
 pub(crate) use fetch::{FetchPartition, FetchRequest, FetchedPartition, Isolation};
 pub(crate) use groups::{

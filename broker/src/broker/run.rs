@@ -25,6 +25,7 @@ use crate::broker::{Parts, Port};
 use crate::clock::Alarm;
 use crate::config::{Config, TopicConfig};
 use crate::error::BrokerError;
+use crate::inflight::Budget;
 use crate::metadata::{BrokerAddresses, BrokerRegistration, Limits, Quorum, QuorumConfig};
 use crate::metrics::Metrics;
 use crate::partition::Partitions;
@@ -59,6 +60,7 @@ impl Run {
     pub(super) async fn start(parts: &Parts) -> Result<Self, BrokerError> {
         let config = &parts.config;
         // First, so that a port in use costs nothing.
+        let kafka = parts.kafka.as_ref().map(Port::listen).transpose()?;
         let grpc = parts.grpc.as_ref().map(Port::listen).transpose()?;
         #[cfg(feature = "http")]
         let http = parts.http.as_ref().map(Port::listen).transpose()?;
@@ -118,7 +120,12 @@ impl Run {
             failure: watch::Sender::default(),
         };
         run.watch_over(parts, follow);
-        run.serve_grpc(grpc, routes);
+        let budget = Arc::new(Budget::new(
+            &config.limits,
+            Arc::clone(&run.service.metrics),
+        ));
+        run.serve_kafka(kafka, &budget);
+        run.serve_grpc(grpc, routes, budget);
         #[cfg(feature = "http")]
         run.serve_http(http);
         Ok(run)
@@ -142,13 +149,24 @@ impl Run {
         });
     }
 
-    fn serve_grpc(&self, listener: Option<TcpListener>, routes: Routes) {
+    fn serve_kafka(&self, listener: Option<TcpListener>, budget: &Arc<Budget>) {
+        let Some(listener) = listener else { return };
+        let part = Part::new("the Kafka listener", &self.failure);
+        let (service, budget) = (Arc::clone(&self.service), Arc::clone(budget));
+        let (stop, cut) = (self.stop.clone(), self.cut.clone());
+        self.listeners.lock().spawn(async move {
+            let served = crate::kafka::serve(listener, service, budget, stop, cut).await;
+            part.ended(&outcome(served));
+        });
+    }
+
+    fn serve_grpc(&self, listener: Option<TcpListener>, routes: Routes, budget: Arc<Budget>) {
         let Some(listener) = listener else { return };
         let part = Part::new("the gRPC listener", &self.failure);
         let service = Arc::clone(&self.service);
         let (stop, cut) = (self.stop.clone(), self.cut.clone());
         self.listeners.lock().spawn(async move {
-            let served = crate::grpc::serve(listener, routes, &service, stop, cut).await;
+            let served = crate::grpc::serve(listener, routes, &service, budget, stop, cut).await;
             part.ended(&outcome(served));
         });
     }
@@ -287,7 +305,10 @@ fn advertised(parts: &Parts) -> BrokerAddresses {
     let text = |port: &Option<Port>| port.as_ref().map(|port| port.address().to_string());
     let listeners = &parts.config.listeners;
     BrokerAddresses {
-        kafka: None,
+        kafka: listeners
+            .advertised_kafka
+            .clone()
+            .or_else(|| text(&parts.kafka)),
         grpc: listeners
             .advertised_grpc
             .clone()

@@ -16,12 +16,12 @@ use tonic::Status;
 use tonic::body::Body;
 use tower::{Layer, Service};
 
-use crate::grpc::budget::{Account, Budget, Charge, Frame};
 use crate::grpc::connection::ConnectionInfo;
 use crate::grpc::framing::{Framing, Shape};
 use crate::grpc::membership::MEMBERSHIP;
 use crate::grpc::produce_stream::PRODUCE_STREAM;
 use crate::grpc::responses::{ResponseBody, ResponseLimit, Responses};
+use crate::inflight::{Account, Budget, Charge, Exhausted, Frame};
 
 /// How long the parts of one message may take to arrive.
 const MESSAGE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -85,7 +85,10 @@ where
         let streams =
             [PRODUCE_STREAM, MEMBERSHIP].contains(&path) || path.starts_with("/grpc.reflection.");
         let responses = Responses::new(&self.limits.responses, &limits.responses, &cut);
-        let charge = Charge::new(Arc::clone(&self.limits.budget), limits);
+        let charge = Charge::new(
+            Arc::clone(&self.limits.budget),
+            Arc::clone(&limits.inflight),
+        );
         let body = ChargedBody {
             inner: body,
             account: Account::new(charge.clone()),
@@ -162,8 +165,8 @@ impl ChargedBody {
         };
         let begun = self.framing.within_message();
         let bytes = self.framing.advance(&data);
-        if let Err(status) = self.charge.count(bytes) {
-            return Poll::Ready(Some(Err(status)));
+        if let Err(error) = self.charge.count(bytes) {
+            return Poll::Ready(Some(Err(exhausted(&error))));
         }
         let ends = self.framing.has_ended();
         self.charge.complete(self.framing.take_ended());
@@ -197,7 +200,8 @@ impl HttpBody for ChargedBody {
         let Some((_, frame)) = &body.held else {
             return Poll::Ready(None);
         };
-        let waited = std::task::ready!(body.account.poll_charge(frame, cx))?;
+        let charged = std::task::ready!(body.account.poll_charge(frame, cx));
+        let waited = charged.map_err(|error| exhausted(&error))?;
         body.late = body.late.map(|late| late + waited);
         let data = body.held.take().map(|(data, _)| BodyFrame::data(data));
         Poll::Ready(data.map(Ok))
@@ -221,4 +225,8 @@ impl Drop for ChargedBody {
             self.charge.uncount(frame.bytes);
         }
     }
+}
+
+fn exhausted(error: &Exhausted) -> Status {
+    Status::resource_exhausted(error.to_string())
 }

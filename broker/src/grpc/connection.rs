@@ -4,11 +4,10 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Context, Poll, Waker};
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -19,6 +18,7 @@ use tonic::transport::server::Connected;
 
 use crate::config::Limits;
 use crate::grpc::responses::ConnectionShare;
+use crate::inflight::ConnectionInflight;
 use crate::metrics::Metrics;
 
 /// A peer that connected has this long to say something.
@@ -56,10 +56,8 @@ impl ConnectionInfo {
 /// What one connection has of the broker's limits.
 #[derive(Debug)]
 pub(super) struct ConnectionLimits {
-    /// Bytes of this connection's requests that are in the broker.
-    pub(super) inflight: AtomicUsize,
-    /// Closed while a request of this connection waits for the budget.
-    pub(super) gate: Gate,
+    /// What its requests take.
+    pub(super) inflight: Arc<ConnectionInflight>,
     /// What its responses may take.
     pub(super) responses: ConnectionShare,
 }
@@ -68,65 +66,9 @@ impl ConnectionLimits {
     /// A connection on which nothing has come yet, and whose responses may take so many bytes.
     pub(super) fn new(response_bytes: usize) -> Self {
         Self {
-            inflight: AtomicUsize::new(0),
-            gate: Gate::default(),
+            inflight: Arc::default(),
             responses: ConnectionShare::new(response_bytes),
         }
-    }
-}
-
-/// Whether a connection is read from.
-///
-/// While the broker takes no more requests, what a peer sends stays in the kernel and with the peer; HTTP/2's own
-/// window would let megabytes of each connection in. A peer's other calls wait too, as in Kafka.
-#[derive(Debug, Default)]
-pub(super) struct Gate {
-    /// Bodies that wait for the budget.
-    waiting: AtomicUsize,
-    /// Bodies that may be read whatever the budget.
-    favoured: AtomicUsize,
-    reader: Mutex<Option<Waker>>,
-}
-
-impl Gate {
-    pub(super) fn close(&self) {
-        self.waiting.fetch_add(1, Ordering::SeqCst);
-    }
-
-    pub(super) fn open(&self) {
-        self.waiting.fetch_sub(1, Ordering::SeqCst);
-        self.wake();
-    }
-
-    pub(super) fn favour(&self) {
-        self.favoured.fetch_add(1, Ordering::SeqCst);
-        self.wake();
-    }
-
-    pub(super) fn unfavour(&self) {
-        self.favoured.fetch_sub(1, Ordering::SeqCst);
-    }
-
-    fn is_open(&self) -> bool {
-        self.waiting.load(Ordering::SeqCst) == 0 || self.favoured.load(Ordering::SeqCst) > 0
-    }
-
-    fn wake(&self) {
-        if let Some(reader) = self.reader.lock().take() {
-            reader.wake();
-        }
-    }
-
-    fn poll_open(&self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.is_open() {
-            return Poll::Ready(());
-        }
-        *self.reader.lock() = Some(cx.waker().clone());
-        // It may have been opened before the waker was there.
-        if self.is_open() {
-            return Poll::Ready(());
-        }
-        Poll::Pending
     }
 }
 
@@ -310,7 +252,7 @@ impl AsyncRead for Connection {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         self.check_cut(cx)?;
-        std::task::ready!(self.limits.gate.poll_open(cx));
+        std::task::ready!(self.limits.inflight.gate.poll_open(cx));
         let filled = buf.filled().len();
         match Pin::new(&mut self.stream).poll_read(cx, buf) {
             Poll::Pending => match self.check_idle(cx) {

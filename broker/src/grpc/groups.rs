@@ -14,11 +14,11 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::error::ApiError;
 use crate::grpc::Handler;
-use crate::grpc::budget::Charge;
 use crate::grpc::context::{context, topic_id};
 use crate::grpc::membership;
 use crate::grpc::responses::Responses;
 use crate::grpc::status::{at_most, check_name, error_of, invalid, status};
+use crate::inflight::Charge;
 use crate::service::groups::request::{
     CommitOffsets, DeleteOffsets, FetchGroup, ListGroups, NewOffset,
 };

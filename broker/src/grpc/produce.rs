@@ -19,11 +19,11 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::error::ApiError;
 use crate::grpc::Handler;
 use crate::grpc::answers::Answers;
-use crate::grpc::budget::{Charge, Kept};
 use crate::grpc::context::{context, topic_id};
 use crate::grpc::framing::ANSWER_BYTES;
 use crate::grpc::records::{Place, compression, pack};
 use crate::grpc::status::{at_most, check_name, error_of, shutting_down, status};
+use crate::inflight::{Charge, Kept};
 use crate::service::{Acks, Append, AppendResult, PendingProduce, ProduceRequest, RequestContext};
 
 /// Appends of one request.

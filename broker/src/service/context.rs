@@ -12,12 +12,15 @@ use tokio_util::sync::CancellationToken;
 pub(crate) enum ListenerKind {
     /// gRPC over a socket, or in process.
     Grpc,
+    /// Kafka's own protocol.
+    Kafka,
 }
 
 impl fmt::Display for ListenerKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Grpc => "grpc",
+            Self::Kafka => "kafka",
         })
     }
 }

@@ -1,4 +1,4 @@
-//! The bytes of requests that may be in the broker, per connection and in all.
+//! The bytes of requests that may be in the broker, per connection and over all listeners.
 //!
 //! They are charged frame by frame, before a frame is handed on. What passes a connection's own limit ends the call
 //! that sent it. What passes the total waits, in the order it came, until something is given back; meanwhile that
@@ -14,21 +14,87 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::time::{Instant, Sleep, sleep_until};
-use tonic::Status;
 
 use crate::config::Limits;
-use crate::grpc::connection::ConnectionLimits;
 use crate::metrics::Metrics;
 
 /// How long one frame waits for others to give bytes back. As long as a message may take to arrive: then those that
 /// hold the budget without using it are gone.
-pub(super) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// Frames that wait at a time.
 const MAX_WAITING: usize = 1_024;
 
-/// The bytes that all connections of a listener may have in the broker.
+/// There is no room for a request, and why.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Exhausted(String);
+
+/// What the requests of one connection take.
+#[derive(Debug, Default)]
+pub(crate) struct ConnectionInflight {
+    bytes: AtomicUsize,
+    /// Closed while a request of this connection waits for the budget.
+    pub(crate) gate: Gate,
+}
+
+/// Whether a connection is read from.
+///
+/// While the broker takes no more requests, what a peer sends stays in the kernel and with the peer; HTTP/2's own
+/// window would let megabytes of each connection in. A peer's other calls wait too, as in Kafka.
+#[derive(Debug, Default)]
+pub(crate) struct Gate {
+    /// Bodies that wait for the budget.
+    waiting: AtomicUsize,
+    /// Bodies that may be read whatever the budget.
+    favoured: AtomicUsize,
+    reader: Mutex<Option<Waker>>,
+}
+
+impl Gate {
+    pub(crate) fn close(&self) {
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+    }
+
+    pub(crate) fn open(&self) {
+        self.waiting.fetch_sub(1, Ordering::SeqCst);
+        self.wake();
+    }
+
+    pub(crate) fn favour(&self) {
+        self.favoured.fetch_add(1, Ordering::SeqCst);
+        self.wake();
+    }
+
+    pub(crate) fn unfavour(&self) {
+        self.favoured.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    fn is_open(&self) -> bool {
+        self.waiting.load(Ordering::SeqCst) == 0 || self.favoured.load(Ordering::SeqCst) > 0
+    }
+
+    fn wake(&self) {
+        if let Some(reader) = self.reader.lock().take() {
+            reader.wake();
+        }
+    }
+
+    pub(crate) fn poll_open(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.is_open() {
+            return Poll::Ready(());
+        }
+        *self.reader.lock() = Some(cx.waker().clone());
+        // It may have been opened before the waker was there.
+        if self.is_open() {
+            return Poll::Ready(());
+        }
+        Poll::Pending
+    }
+}
+
+/// The bytes that all connections may have in the broker.
 #[derive(Debug)]
-pub(super) struct Budget {
+pub(crate) struct Budget {
     total: u64,
     per_connection: usize,
     metrics: Arc<Metrics>,
@@ -54,7 +120,7 @@ struct Waiter {
 }
 
 impl Budget {
-    pub(super) fn new(limits: &Limits, metrics: Arc<Metrics>) -> Self {
+    pub(crate) fn new(limits: &Limits, metrics: Arc<Metrics>) -> Self {
         Self {
             total: limits.max_inflight_bytes as u64,
             per_connection: limits.max_inflight_bytes_per_connection,
@@ -110,19 +176,19 @@ impl Budget {
 
 /// What one call has been charged; given back when the last clone is dropped, or as messages are settled.
 #[derive(Clone, Debug)]
-pub(super) struct Charge(Arc<Charged>);
+pub(crate) struct Charge(Arc<Charged>);
 
 #[derive(Debug)]
 struct Charged {
     budget: Arc<Budget>,
-    connection: Arc<ConnectionLimits>,
+    connection: Arc<ConnectionInflight>,
     bytes: AtomicUsize,
     /// What each message was charged that is complete and not settled, in order.
     messages: Mutex<VecDeque<usize>>,
 }
 
 impl Charge {
-    pub(super) fn new(budget: Arc<Budget>, connection: Arc<ConnectionLimits>) -> Self {
+    pub(crate) fn new(budget: Arc<Budget>, connection: Arc<ConnectionInflight>) -> Self {
         Self(Arc::new(Charged {
             budget,
             connection,
@@ -132,12 +198,12 @@ impl Charge {
     }
 
     /// Notes messages that are complete, with what they were charged.
-    pub(super) fn complete(&self, messages: impl Iterator<Item = usize>) {
+    pub(crate) fn complete(&self, messages: impl Iterator<Item = usize>) {
         self.0.messages.lock().extend(messages);
     }
 
     /// Gives back what the next complete message was charged, except for at most `keep` bytes.
-    pub(super) fn settle(&self, keep: usize) -> Kept {
+    pub(crate) fn settle(&self, keep: usize) -> Kept {
         let charged = self.0.messages.lock().pop_front().unwrap_or(0);
         let kept = keep.min(charged);
         self.0.give_back(charged - kept);
@@ -150,33 +216,23 @@ impl Charge {
     /// Counts bytes that have come against the connection's limit.
     ///
     /// # Errors
-    /// `RESOURCE_EXHAUSTED` if they would pass it; then they are not counted.
-    pub(super) fn count(&self, bytes: usize) -> Result<(), Status> {
+    /// If they would pass it; then they are not counted.
+    pub(crate) fn count(&self, bytes: usize) -> Result<(), Exhausted> {
         let (charged, limit) = (&self.0, self.0.budget.per_connection);
-        let now = charged
-            .connection
-            .inflight
-            .fetch_add(bytes, Ordering::Relaxed)
-            + bytes;
+        let now = charged.connection.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
         if now <= limit {
             return Ok(());
         }
-        charged
-            .connection
-            .inflight
-            .fetch_sub(bytes, Ordering::Relaxed);
-        Err(Status::resource_exhausted(format!(
+        charged.connection.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        Err(Exhausted(format!(
             "this connection has requests in the broker that take {now} bytes decoded, the limit is {limit}; \
              send less at a time"
         )))
     }
 
     /// Takes back [`Charge::count`] for a frame that will not be charged.
-    pub(super) fn uncount(&self, bytes: usize) {
-        self.0
-            .connection
-            .inflight
-            .fetch_sub(bytes, Ordering::Relaxed);
+    pub(crate) fn uncount(&self, bytes: usize) {
+        self.0.connection.bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 }
 
@@ -184,7 +240,7 @@ impl Charged {
     fn give_back(&self, bytes: usize) {
         if bytes > 0 {
             self.bytes.fetch_sub(bytes, Ordering::Relaxed);
-            self.connection.inflight.fetch_sub(bytes, Ordering::Relaxed);
+            self.connection.bytes.fetch_sub(bytes, Ordering::Relaxed);
             self.budget.give_back(bytes);
         }
     }
@@ -198,7 +254,7 @@ impl Drop for Charged {
 
 /// What is kept of a settled message's charge; given back on drop.
 #[derive(Debug)]
-pub(super) struct Kept {
+pub(crate) struct Kept {
     charge: Charge,
     bytes: usize,
 }
@@ -211,24 +267,24 @@ impl Drop for Kept {
 
 /// A frame that was counted against its connection and is to be charged to the total.
 #[derive(Debug)]
-pub(super) struct Frame {
-    pub(super) bytes: usize,
+pub(crate) struct Frame {
+    pub(crate) bytes: usize,
     /// Whether it goes on with a message.
-    pub(super) begun: bool,
+    pub(crate) begun: bool,
     /// Whether a message ends in it.
-    pub(super) ends: bool,
+    pub(crate) ends: bool,
 }
 
 /// How one body stands with the budget.
 #[derive(Debug)]
-pub(super) struct Account {
+pub(crate) struct Account {
     charge: Charge,
     place: Option<Place>,
     favour: Option<Favour>,
 }
 
 impl Account {
-    pub(super) fn new(charge: Charge) -> Self {
+    pub(crate) fn new(charge: Charge) -> Self {
         Self {
             charge,
             place: None,
@@ -237,11 +293,11 @@ impl Account {
     }
 
     /// Charges the frame when there is room; gives how long it waited.
-    pub(super) fn poll_charge(
+    pub(crate) fn poll_charge(
         &mut self,
         frame: &Frame,
         cx: &mut Context<'_>,
-    ) -> Poll<Result<Duration, Status>> {
+    ) -> Poll<Result<Duration, Exhausted>> {
         let budget = &self.charge.0.budget;
         let mut waited = Duration::ZERO;
         if self.favour.is_some() {
@@ -286,7 +342,7 @@ struct Place {
 }
 
 impl Place {
-    fn queue(charged: &Arc<Charged>, begun: bool, waker: &Waker) -> Result<Self, Status> {
+    fn queue(charged: &Arc<Charged>, begun: bool, waker: &Waker) -> Result<Self, Exhausted> {
         let budget = &charged.budget;
         let mut queue = budget.queue.lock();
         if queue.waiters.len() >= MAX_WAITING {
@@ -312,7 +368,11 @@ impl Place {
     }
 
     /// Ready when the bytes were taken; with the favour if that is why.
-    fn poll(&mut self, bytes: usize, cx: &mut Context<'_>) -> Poll<Result<Option<Favour>, Status>> {
+    fn poll(
+        &mut self,
+        bytes: usize,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Option<Favour>, Exhausted>> {
         let budget = &self.charged.budget;
         let mut queue = budget.queue.lock();
         if queue.favoured == Some(self.id) {
@@ -376,8 +436,8 @@ impl Drop for Favour {
     }
 }
 
-fn exhausted(total: u64, why: &str) -> Status {
-    Status::resource_exhausted(format!(
+fn exhausted(total: u64, why: &str) -> Exhausted {
+    Exhausted(format!(
         "all connections together have {total} bytes of unanswered requests in the broker, which is the limit, {why}; \
          try again"
     ))

@@ -23,7 +23,7 @@ struct Peer {
 
 impl Peer {
     fn new(budget: &Arc<Budget>) -> Self {
-        let connection = Arc::new(ConnectionLimits::new(1 << 20));
+        let connection = Arc::<ConnectionInflight>::default();
         let charge = Charge::new(Arc::clone(budget), connection);
         Self {
             account: Account::new(charge.clone()),
@@ -32,7 +32,7 @@ impl Peer {
         }
     }
 
-    fn poll(&mut self, bytes: usize, begun: bool, ends: bool) -> Poll<Result<(), Status>> {
+    fn poll(&mut self, bytes: usize, begun: bool, ends: bool) -> Poll<Result<(), Exhausted>> {
         let waker = Waker::from(Arc::clone(&self.bell));
         let frame = Frame { bytes, begun, ends };
         let polled = self

@@ -1,0 +1,193 @@
+//! Frames as they come in: a length, then so many bytes. Charged to the budget before they are read.
+
+use std::future::poll_fn;
+use std::io;
+use std::sync::Arc;
+
+use bytes::{Buf, Bytes, BytesMut};
+use tokio::io::AsyncReadExt;
+use tokio::net::tcp::ReadHalf;
+
+use crate::inflight::{Account, Budget, Charge, ConnectionInflight, Frame as Part};
+
+/// The length before a frame.
+const PREFIX: usize = 4;
+/// What is read at a time of a connection that sends little.
+const SMALLEST_READ: usize = 4 << 10;
+/// What is read at a time at most; a longer frame gets its room step by step as it comes.
+const LARGEST_READ: usize = 512 << 10;
+
+/// A frame, with what it was charged.
+#[derive(Debug)]
+pub(super) struct Frame {
+    pub(super) bytes: Bytes,
+    pub(super) charge: Charge,
+}
+
+/// What comes in on a connection.
+#[derive(Debug)]
+pub(super) struct Input {
+    buffer: BytesMut,
+    /// About what the last frames took.
+    usual: usize,
+    /// The frame that has begun.
+    begun: Option<Begun>,
+    largest: usize,
+    budget: Arc<Budget>,
+    connection: Arc<ConnectionInflight>,
+}
+
+#[derive(Debug)]
+struct Begun {
+    length: usize,
+    account: Account,
+    charge: Charge,
+    charged: usize,
+    /// Counted against the connection's own limit, and not yet charged to the total.
+    counted: usize,
+}
+
+impl Input {
+    /// Nothing has come yet; frames of up to `largest` bytes are taken.
+    pub(super) fn new(largest: usize, budget: Arc<Budget>) -> Self {
+        Self {
+            buffer: BytesMut::new(),
+            usual: SMALLEST_READ,
+            begun: None,
+            largest,
+            budget,
+            connection: Arc::default(),
+        }
+    }
+
+    /// The next frame; none if the peer has closed its side between two. Safe to drop and call again.
+    ///
+    /// # Errors
+    /// If the connection breaks, ends within a frame, or sends a frame that is not taken.
+    pub(super) async fn next(&mut self, stream: &mut ReadHalf<'_>) -> io::Result<Option<Frame>> {
+        loop {
+            if let Some(frame) = self.take().await? {
+                return Ok(Some(frame));
+            }
+            self.make_room();
+            if stream.read_buf(&mut self.buffer).await? == 0 {
+                if self.begun.is_none() && self.buffer.is_empty() {
+                    return Ok(None);
+                }
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+    }
+
+    /// A frame that has come whole already.
+    ///
+    /// # Errors
+    /// If it is not taken.
+    async fn take(&mut self) -> io::Result<Option<Frame>> {
+        self.begin()?;
+        let Some(begun) = &mut self.begun else {
+            return Ok(None);
+        };
+        begun.charge(self.buffer.len()).await?;
+        if self.buffer.len() < begun.length {
+            return Ok(None);
+        }
+        let bytes = self.buffer.split_to(begun.length).freeze();
+        self.usual = (begun.length + PREFIX).clamp(SMALLEST_READ, LARGEST_READ);
+        let charge = begun.charge.clone();
+        self.begun = None;
+        Ok(Some(Frame { bytes, charge }))
+    }
+
+    /// Whether a whole frame waits in the buffer.
+    pub(super) fn has_frame(&self) -> bool {
+        match &self.begun {
+            Some(begun) => self.buffer.len() >= begun.length,
+            None => length(&self.buffer).is_some_and(|length| {
+                self.buffer.len() - PREFIX >= usize::try_from(length).unwrap_or(0)
+            }),
+        }
+    }
+
+    fn begin(&mut self) -> io::Result<()> {
+        if self.begun.is_some() {
+            return Ok(());
+        }
+        let Some(length) = length(&self.buffer) else {
+            return Ok(());
+        };
+        let length = match usize::try_from(length) {
+            Ok(length) if (1..=self.largest).contains(&length) => length,
+            _ => {
+                let largest = self.largest;
+                let message = format!(
+                    "a request says that it has {length} bytes; 1 to {largest} are taken (limits.max_request_bytes), and \
+                     what is no Kafka client looks like that, too"
+                );
+                return Err(io::Error::new(io::ErrorKind::InvalidData, message));
+            }
+        };
+        self.buffer.advance(PREFIX);
+        let charge = Charge::new(Arc::clone(&self.budget), Arc::clone(&self.connection));
+        self.begun = Some(Begun {
+            length,
+            account: Account::new(charge.clone()),
+            charge,
+            charged: 0,
+            counted: 0,
+        });
+        Ok(())
+    }
+
+    fn make_room(&mut self) {
+        let wanted = match &self.begun {
+            Some(begun) => {
+                (begun.length - self.buffer.len()).min(LARGEST_READ.max(self.buffer.len()))
+            }
+            None => self.usual,
+        };
+        self.buffer.reserve(wanted);
+    }
+}
+
+impl Begun {
+    /// Charges what is about to be read, as far as it may be read by then.
+    async fn charge(&mut self, have: usize) -> io::Result<()> {
+        let wanted = self.length.min(have + LARGEST_READ);
+        if wanted <= self.charged {
+            return Ok(());
+        }
+        let part = Part {
+            bytes: wanted - self.charged,
+            begun: self.charged > 0,
+            ends: wanted == self.length,
+        };
+        let exhausted = |error: crate::inflight::Exhausted| io::Error::other(error.to_string());
+        if self.counted < part.bytes {
+            self.charge
+                .count(part.bytes - self.counted)
+                .map_err(exhausted)?;
+            self.counted = part.bytes;
+        }
+        let account = &mut self.account;
+        poll_fn(|context| account.poll_charge(&part, context))
+            .await
+            .map_err(exhausted)?;
+        (self.charged, self.counted) = (wanted, 0);
+        Ok(())
+    }
+}
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        if self.counted > 0 {
+            self.charge.uncount(self.counted);
+        }
+    }
+}
+
+/// The length of the frame that begins here.
+fn length(buffer: &BytesMut) -> Option<i32> {
+    let prefix = buffer.first_chunk::<PREFIX>()?;
+    Some(i32::from_be_bytes(*prefix))
+}
