@@ -48,6 +48,16 @@ pub enum Api {
     DeleteRecords,
     /// Giving a producer its id.
     InitProducerId,
+    /// Looking up who coordinates a group.
+    FindCoordinator,
+    /// Joining a group, by the classic protocol.
+    JoinGroup,
+    /// Giving or getting an assignment, by the classic protocol.
+    SyncGroup,
+    /// A heartbeat of a member of the classic protocol.
+    Heartbeat,
+    /// Leaving a group, by the classic protocol.
+    LeaveGroup,
     /// A heartbeat of a member of the consumer protocol, by which it also joins, leaves and is told what to read.
     ConsumerGroupHeartbeat,
     /// Committing offsets.

@@ -22,6 +22,7 @@ mod call;
 mod connection;
 mod handlers;
 mod input;
+mod legacy;
 mod message;
 mod output;
 mod wire;

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use logweir_proto::{LeaderEpoch, NodeId, Offset, PartitionId, Timestamp, TopicId};
 use logweir_storage::{
-    ChangeError, FlushOutcome, Log, LogConfig, LogDir, LogReader, OpenError, Trim,
+    ChangeError, FlushOutcome, KnownProducer, Log, LogConfig, LogDir, LogReader, OpenError, Trim,
 };
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
@@ -191,6 +191,14 @@ impl Partition {
         let ready = self.advance(&mut state, event);
         drop(state);
         ready.complete();
+    }
+
+    /// The producers that the partition remembers.
+    ///
+    /// # Errors
+    /// `KAFKA_STORAGE_ERROR` if it has ended.
+    pub(crate) fn producers(&self) -> Result<Vec<KnownProducer>, ApiError> {
+        Ok(self.state.lock().log()?.known_producers())
     }
 
     /// Deletes the records below `before` (exclusive), at most up to the high watermark. Waits for the disk, while

@@ -28,6 +28,7 @@ mod produce;
 mod producer_ids;
 mod reconcile;
 mod retention;
+mod time;
 mod topics;
 
 pub(crate) use crate::metadata::{Image, TopicImage};
@@ -40,6 +41,7 @@ pub(crate) use offsets::OffsetQuery;
 pub(crate) use produce::{Acks, Append, AppendResult, PendingProduce, ProduceRequest};
 pub(crate) use producer_ids::ProducerIds;
 pub(crate) use reconcile::Reconciler;
+pub(crate) use time::{Time, within};
 pub(crate) use topics::{CreateTopic, PartitionOffsets, TopicOutcome};
 
 use compaction::Compactor;

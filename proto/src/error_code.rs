@@ -244,6 +244,8 @@ error_codes! {
     UnsupportedAssignor = 112, "UNSUPPORTED_ASSIGNOR", false;
     /// The member epoch is stale (KIP-848).
     StaleMemberEpoch = 113, "STALE_MEMBER_EPOCH", false;
+    /// Brokers were asked for where controllers listen, or the other way round (KIP-919).
+    MismatchedEndpointType = 114, "MISMATCHED_ENDPOINT_TYPE", false;
     /// The regular expression cannot be read (KIP-848).
     InvalidRegularExpression = 128, "INVALID_REGULAR_EXPRESSION", false;
 }

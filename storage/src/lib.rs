@@ -54,6 +54,6 @@ pub use log::{
     Replacement, StateSnapshot, Trim,
 };
 pub use log_dir::{DirectoryId, LogDir, LogId};
-pub use producers::ProducerCheck;
+pub use producers::{KnownProducer, ProducerCheck};
 pub use segment::ReadSlice;
 pub use threads::on_threads;

@@ -19,7 +19,7 @@ use crate::config::LogConfig;
 use crate::error::{AppendError, ChangeError, ProducerError, ReadError};
 use crate::flush::flush_log;
 use crate::log_dir::{Job, LogDir, LogId, OpenSlot};
-use crate::producers::{self, ProducerCheck, Producers};
+use crate::producers::{self, KnownProducer, ProducerCheck, Producers};
 use crate::segment::{ActiveSegment, Placement, Segment, WriteError};
 
 mod compaction;
@@ -114,6 +114,12 @@ impl Log {
     #[must_use]
     pub fn durable_end_offset(&self) -> Offset {
         self.shared.offsets.durable_end()
+    }
+
+    /// The producers that the log remembers, by id (KIP-664).
+    #[must_use]
+    pub fn known_producers(&self) -> Vec<KnownProducer> {
+        self.producers.known()
     }
 
     /// The newest leader epoch in the log; [`LeaderEpoch::NONE`] if there is none.

@@ -117,6 +117,19 @@ fn lies_before(one: Sequence, other: Sequence) -> bool {
     distance > 0 && distance < circle / 2
 }
 
+/// What a log remembers of a producer, for who asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KnownProducer {
+    /// Its id.
+    pub id: ProducerId,
+    /// Its epoch.
+    pub epoch: ProducerEpoch,
+    /// The sequence of its last record.
+    pub last_sequence: Sequence,
+    /// When its last batch was appended.
+    pub last_timestamp: Timestamp,
+}
+
 /// The producers of one log.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Producers {
@@ -181,6 +194,20 @@ impl Producers {
     /// All producers' ids, in no order.
     pub(crate) fn ids(&self) -> impl Iterator<Item = ProducerId> {
         self.by_id.keys().copied()
+    }
+
+    /// All producers that have written something, by id.
+    pub(crate) fn known(&self) -> Vec<KnownProducer> {
+        let known = |(id, state): (ProducerId, &ProducerState)| {
+            let last = state.batches.back()?;
+            Some(KnownProducer {
+                id,
+                epoch: state.epoch,
+                last_sequence: last.last_sequence,
+                last_timestamp: last.append_time,
+            })
+        };
+        self.sorted().into_iter().filter_map(known).collect()
     }
 
     /// All producers, by id.

@@ -1,7 +1,6 @@
 //! `logweir.v1.TopicService`.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use logweir_proto::grpc::v1;
 use logweir_proto::grpc::v1::topic_service_server::TopicService;
@@ -13,7 +12,9 @@ use crate::error::ApiError;
 use crate::grpc::Handler;
 use crate::grpc::context::context;
 use crate::grpc::status::{at_most, error_of, status};
-use crate::service::{CreateTopic, PartitionOffsets, RequestContext, TopicImage, TopicOutcome};
+use crate::service::{
+    CreateTopic, PartitionOffsets, RequestContext, Time, TopicImage, TopicOutcome, within,
+};
 
 /// Topics of one request.
 const MAX_TOPICS: usize = 1_000;
@@ -23,10 +24,6 @@ const MAX_DESCRIBED_PARTITIONS: usize = 100_000;
 const MAX_PARTITIONS: usize = 10_000;
 /// Keys that one request asks for; there are far fewer.
 const MAX_KEYS: usize = 1_000;
-/// How long a request may take where it does not say.
-const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
-/// The longest that a request may take.
-const MAX_TIMEOUT: Duration = Duration::from_secs(300);
 
 #[tonic::async_trait]
 impl TopicService for Handler {
@@ -249,43 +246,6 @@ impl Handler {
     }
 }
 
-/// Gives up waiting after the time; the operation itself may still succeed.
-/// The time a request has, for all that it asks for together.
-#[derive(Clone, Copy, Debug)]
-struct Time {
-    total: Duration,
-    up_at: tokio::time::Instant,
-}
-
-impl Time {
-    /// `timeout_ms` from now; 0 means the default.
-    fn of(timeout_ms: u32) -> Self {
-        let total = match timeout_ms {
-            0 => DEFAULT_TIMEOUT,
-            ms => Duration::from_millis(u64::from(ms)).min(MAX_TIMEOUT),
-        };
-        let up_at = tokio::time::Instant::now() + total;
-        Self { total, up_at }
-    }
-}
-
-/// Does one of the things a request asks for; not even begun when its time is up.
-async fn within<T>(
-    time: Time,
-    work: impl Future<Output = Result<T, ApiError>>,
-) -> Result<T, ApiError> {
-    let late = |what: &str| {
-        let message = format!("not done within {} ms; {what}", time.total.as_millis());
-        Err(ApiError::new(ErrorCode::RequestTimedOut, message))
-    };
-    if tokio::time::Instant::now() >= time.up_at {
-        return late("it was not begun");
-    }
-    tokio::time::timeout_at(time.up_at, work)
-        .await
-        .unwrap_or_else(|_| late("it may still be carried out"))
-}
-
 fn new_topic(topic: v1::NewTopic) -> Result<CreateTopic, ApiError> {
     let replication_factor = topic.replication_factor.map(i16::try_from).transpose();
     Ok(CreateTopic {
@@ -377,40 +337,5 @@ fn offsets(here: &PartitionOffsets) -> v1::PartitionOffsets {
         log_end_offset: here.log_end.get(),
         durable_end_offset: here.durable_end.get(),
         size_bytes: here.size_bytes,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// The time used to begin anew with every entry: a request of 1,000 topics could take 1,000 times as long as asked.
-    #[tokio::test]
-    async fn all_entries_of_a_request_share_one_time_and_none_begins_after_it() {
-        let time = Time::of(20);
-        let slow = std::future::pending::<Result<(), ApiError>>();
-        let error = within(time, slow).await.unwrap_err();
-        assert_eq!(error.code, ErrorCode::RequestTimedOut);
-        assert!(
-            error.message.contains("may still be carried out"),
-            "{error}"
-        );
-        let mut begun = false;
-        let next = async {
-            begun = true;
-            Ok(())
-        };
-        let error = within(time, next).await.unwrap_err();
-        assert!(
-            error.message.contains("within 20 ms; it was not begun"),
-            "{error}"
-        );
-        assert!(!begun);
-    }
-
-    #[tokio::test]
-    async fn a_request_has_300_seconds_at_most() {
-        assert_eq!(Time::of(u32::MAX).total, Duration::from_secs(300));
-        assert_eq!(Time::of(0).total, Duration::from_secs(30));
     }
 }

@@ -69,12 +69,22 @@ impl Call {
         self.served.api
     }
 
+    /// The broker's own name for a name that the caller gives.
+    pub(super) fn name(&self, name: &str) -> Arc<str> {
+        Arc::from(&*self.ctx.names.to_inner(name))
+    }
+
     /// The request, whole.
     pub(super) fn decode<Q: KafkaDecode>(&self) -> Result<Q, Broken> {
+        self.decode_as(self.version)
+    }
+
+    /// The request, of an old version that has the form of a later one.
+    pub(super) fn decode_as<Q: KafkaDecode>(&self, version: i16) -> Result<Q, Broken> {
         let body = self.body.clone();
         let limits = limits(body.len());
         let mut decoder = Decoder::new(body, limits)?;
-        let request = Q::decode(&mut decoder, ApiVersion::new(self.version))?;
+        let request = Q::decode(&mut decoder, ApiVersion::new(version))?;
         // What follows is left alone, as Kafka does: old clients pad.
         Ok(request)
     }
@@ -84,8 +94,17 @@ impl Call {
         &self,
         response: &R,
     ) -> Result<Response, Broken> {
+        self.encode_as(response, self.version)
+    }
+
+    /// The answer, framed, of an old version that has the form of a later one.
+    pub(super) fn encode_as<R: KafkaMessage + KafkaEncode>(
+        &self,
+        response: &R,
+        version: i16,
+    ) -> Result<Response, Broken> {
         let mut frame = self.begin();
-        response.encode_into(&mut frame, ApiVersion::new(self.version))?;
+        response.encode_into(&mut frame, ApiVersion::new(version))?;
         Ok(vec![finish(frame, 0)])
     }
 

@@ -1,6 +1,5 @@
 //! Makes the codec's messages, which can only be filled in, and limits what is decoded.
 
-use bytes::Bytes;
 use kafka_wire_core::{DecodeLimits, StrBytes};
 use logweir_proto::TopicId;
 
@@ -49,6 +48,3 @@ pub(super) fn topic_id(id: kafka_wire_core::Uuid) -> Option<TopicId> {
 pub(super) fn millis(time: std::time::Duration) -> i32 {
     i32::try_from(time.as_millis()).unwrap_or(i32::MAX)
 }
-
-/// No bytes at all.
-pub(super) const EMPTY: Bytes = Bytes::new();

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use logweir_proto::record::TimestampType;
 use logweir_proto::{LeaderEpoch, NodeId, PartitionId, TopicId};
+use logweir_storage::disk::DiskSpace;
 use logweir_storage::{
     self as storage, FlushPolicy, LogConfig, LogDir, LogId, OpenError, on_threads,
 };
@@ -276,6 +277,15 @@ impl Partitions {
                 Slot::Elsewhere => false,
             })
             .count()
+    }
+
+    /// How much room there is where the logs are; `None` if that cannot be told.
+    pub(crate) fn disk_space(&self) -> Option<DiskSpace> {
+        let path = self.log_dir.metadata_path();
+        self.log_dir
+            .disk()
+            .space(path.parent().unwrap_or(&path))
+            .ok()
     }
 
     /// Why the data directory cannot be written any more; `None` while it can.

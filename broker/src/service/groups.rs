@@ -30,14 +30,16 @@ use crate::partition::Partitions;
 use crate::service::faults::{Work, injected};
 use crate::service::{RequestContext, Service};
 
+mod classic;
 mod describe;
 mod lag;
 mod reset;
 
 pub(crate) use crate::coordinator::groups::answer::{
-    ConsumerHeartbeatAnswer, FetchedOffset, ListedGroup,
+    ClassicDescription, ConsumerDescription, ConsumerHeartbeatAnswer, ConsumerMemberDescription,
+    FetchedOffset, JoinAnswer, Joined, ListedGroup,
 };
-pub(crate) use crate::coordinator::groups::ids::{Assignment, Epoch};
+pub(crate) use crate::coordinator::groups::ids::{Assignment, Epoch, Generation};
 pub(crate) use crate::coordinator::groups::request;
 pub(crate) use describe::{GroupDescription, GroupPartition, MemberDescription, Named};
 pub(crate) use reset::{ByTopic, ResetTo, Resetting};

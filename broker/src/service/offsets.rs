@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use logweir_proto::{LeaderEpoch, Offset, PartitionId, Timestamp};
+use logweir_storage::KnownProducer;
 
 use crate::error::ApiError;
 use crate::faults::Api;
@@ -56,6 +57,39 @@ impl Service {
             },
         )
         .await
+    }
+
+    /// Where the last epoch at or before `epoch` ends, and which one that is; `None` if nothing that old or old enough is
+    /// known.
+    ///
+    /// # Errors
+    /// As finding the partition.
+    pub(crate) fn end_of_epoch(
+        &self,
+        ctx: &RequestContext,
+        topic: &str,
+        partition: PartitionId,
+        current_leader_epoch: Option<LeaderEpoch>,
+        epoch: LeaderEpoch,
+    ) -> Result<Option<(LeaderEpoch, Offset)>, ApiError> {
+        let name = ctx.names.to_inner(topic);
+        let partition = self.partitions().get(&name, None, partition)?;
+        partition.check_epoch(current_leader_epoch)?;
+        Ok(partition.log().end_offset_of_epoch(epoch))
+    }
+
+    /// The producers that a partition remembers.
+    ///
+    /// # Errors
+    /// As finding the partition.
+    pub(crate) fn producers(
+        &self,
+        ctx: &RequestContext,
+        topic: &str,
+        partition: PartitionId,
+    ) -> Result<Vec<KnownProducer>, ApiError> {
+        let name = ctx.names.to_inner(topic);
+        self.partitions().get(&name, None, partition)?.producers()
     }
 
     /// Looks an offset up for the broker's own sake, by the topic's inner name.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use logweir_proto::{ErrorCode, Offset, PartitionId};
+use logweir_storage::disk::DiskSpace;
 
 use crate::config::TopicConfig;
 use crate::error::ApiError;
@@ -318,8 +319,18 @@ impl Service {
         }
     }
 
+    /// How much room there is where the logs are, and how much of it is free; `None` if that cannot be told.
+    pub(crate) fn disk_space(&self) -> Option<DiskSpace> {
+        self.partitions().disk_space()
+    }
+
+    /// Where the logs are: a path, or "memory".
+    pub(crate) fn log_dir_name(&self) -> String {
+        let path = self.config.data_dir.as_ref();
+        path.map_or_else(|| "memory".to_owned(), |path| path.display().to_string())
+    }
+
     /// Every partition led here, with its offsets.
-    #[cfg(feature = "http")]
     pub(crate) fn hosted_partitions(&self) -> Vec<(Arc<str>, PartitionId, PartitionOffsets)> {
         let online = self.partitions().online().into_iter();
         online

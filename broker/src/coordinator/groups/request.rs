@@ -11,13 +11,6 @@ use super::topics::Topics;
 
 /// A request, or an event; each is answered once.
 #[derive(Clone, Debug)]
-#[cfg_attr(
-    not(test),
-    expect(
-        dead_code,
-        reason = "the classic protocol is spoken by Kafka's listener, which is to come"
-    )
-)]
 pub(crate) enum GroupRequest {
     Join(JoinGroup),
     Sync(SyncGroup),

@@ -12,13 +12,11 @@ use kafka_wire::metadata_response::{
 use kafka_wire::{MetadataRequest, MetadataResponse};
 use logweir_proto::ErrorCode;
 
+use super::OPERATIONS_UNKNOWN;
 use crate::kafka::addresses;
 use crate::kafka::call::Call;
 use crate::kafka::message::{message, text, topic_id, uuid};
 use crate::service::TopicImage;
-
-/// What a client that asks may do is not told: nothing is forbidden, and nobody asks yet.
-const OPERATIONS_UNKNOWN: i32 = i32::MIN;
 
 pub(super) async fn handle(call: Arc<Call>, request: MetadataRequest) -> MetadataResponse {
     let wanted = match request.topics {
