@@ -1,7 +1,8 @@
 //! `FindCoordinator` (10), versions 0 to 6: who coordinates groups (KIP-699). Every broker coordinates all it is asked for.
 //!
 //! Transactional ids (key type 1) and share groups (key type 2) are refused: there are no transactions and no share
-//! groups yet. `INVALID_REQUEST` ends a client's search, where `COORDINATOR_NOT_AVAILABLE` would have it try for a minute.
+//! groups yet. For transactions the code is `TRANSACTIONAL_ID_AUTHORIZATION_FAILED`, the one that every client gives up
+//! at: Sarama and librdkafka try `INVALID_REQUEST` again until their time is up.
 
 use std::sync::Arc;
 
@@ -66,13 +67,16 @@ pub(super) async fn handle(
 
 async fn find(call: &Call, key_type: i8) -> Result<Address, ApiError> {
     if key_type != GROUP {
-        let what = match key_type {
-            1 => "transactions are",
-            2 => "share groups are",
-            _ => "keys of this type are",
+        let (what, code) = match key_type {
+            1 => (
+                "transactions are",
+                ErrorCode::TransactionalIdAuthorizationFailed,
+            ),
+            2 => ("share groups are", ErrorCode::InvalidRequest),
+            _ => ("keys of this type are", ErrorCode::InvalidRequest),
         };
         let error = ApiError::new(
-            ErrorCode::InvalidRequest,
+            code,
             format!("{what} not supported yet (key type {key_type})"),
         );
         call.log_refused(&error);
