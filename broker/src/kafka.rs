@@ -25,7 +25,10 @@ mod input;
 mod legacy;
 mod message;
 mod output;
+mod sessions;
 mod wire;
+
+use sessions::Sessions;
 
 /// After a failed accept (no descriptors left, for instance) the listener rests.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -42,6 +45,7 @@ pub(crate) async fn serve(
     stop: CancellationToken,
     cut: CancellationToken,
 ) -> io::Result<()> {
+    let sessions = Arc::default();
     let slots = Arc::new(Semaphore::new(service.config.limits.max_connections));
     let connections = TaskTracker::new();
     loop {
@@ -71,6 +75,7 @@ pub(crate) async fn serve(
             slot,
             Arc::clone(&service),
             Arc::clone(&budget),
+            Arc::clone(&sessions),
             stop.clone(),
             cut.child_token(),
         );
@@ -86,12 +91,13 @@ async fn serve_one(
     slot: OwnedSemaphorePermit,
     service: Arc<Service>,
     budget: Arc<Budget>,
+    sessions: Arc<Sessions>,
     stop: CancellationToken,
     cut: CancellationToken,
 ) {
     let metrics = Arc::clone(&service.metrics);
     metrics.connections.fetch_add(1, Ordering::Relaxed);
-    connection::run(stream, service, budget, stop, cut).await;
+    connection::run(stream, service, budget, sessions, stop, cut).await;
     metrics.connections.fetch_sub(1, Ordering::Relaxed);
     drop(slot);
 }

@@ -33,6 +33,8 @@ mod topics;
 
 pub(crate) use crate::metadata::{Image, TopicImage};
 pub(crate) use context::{ListenerKind, NameMapping, Principal, RequestContext};
+#[cfg(test)]
+pub(crate) use fetch::Fetched;
 pub(crate) use fetch::{FetchPartition, FetchRequest, FetchedPartition, Isolation};
 pub(crate) use groups::{
     GroupDescription, GroupPartition, Groups, MemberDescription, ResetTo, Resetting,

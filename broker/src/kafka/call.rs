@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 
 use super::apis::{ApiKey, Served};
 use super::message::limits;
+use super::sessions::Sessions;
 use crate::error::ApiError;
 use crate::service::{RequestContext, Service};
 
@@ -21,6 +22,8 @@ pub(super) struct Peer {
     pub(super) host: Arc<str>,
     /// The broker's address that it connected to.
     pub(super) reached: Option<SocketAddr>,
+    /// What the clients of the listener read.
+    pub(super) sessions: Arc<Sessions>,
     /// The client's software and version, once it has said so (KIP-511).
     pub(super) software: Mutex<Arc<str>>,
 }

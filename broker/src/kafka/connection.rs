@@ -26,6 +26,7 @@ use super::handlers;
 use super::input::{Frame, Input};
 use super::message::{MAX_SMALL_FRAME, limits};
 use super::output::Output;
+use super::sessions::Sessions;
 use crate::inflight::{Budget, Charge};
 use crate::service::{ListenerKind, NameMapping, Principal, RequestContext, Service};
 
@@ -94,6 +95,7 @@ pub(super) async fn run(
     mut stream: TcpStream,
     service: Arc<Service>,
     budget: Arc<Budget>,
+    sessions: Arc<Sessions>,
     stop: CancellationToken,
     cut: CancellationToken,
 ) {
@@ -104,6 +106,7 @@ pub(super) async fn run(
         peer: Arc::new(Peer {
             host: host.into(),
             reached: stream.local_addr().ok(),
+            sessions,
             software: Mutex::new("".into()),
         }),
         cut: cut.clone(),

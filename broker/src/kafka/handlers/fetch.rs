@@ -1,25 +1,27 @@
 //! `Fetch` (1), versions 4 to 17: records, waited for without polling (KIP-74, KIP-320, KIP-516, KIP-595).
 //!
 //! From version 13 on topics are named by id. The answer is written by hand and the records are spliced in where they
-//! lie, not copied. There are no fetch sessions yet (KIP-227): every answer has session 0, and clients then say each
-//! time what they want.
+//! lie, not copied. What a client said before is remembered in fetch sessions (KIP-227, `sessions.rs`).
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use kafka_wire::FetchRequest as Request;
-use kafka_wire::fetch_request::FetchTopic;
-use kafka_wire_core::{Encoder, Uuid};
-use logweir_proto::{ErrorCode, LeaderEpoch, Offset, PartitionId, TopicId};
+use kafka_wire_core::Encoder;
+use logweir_proto::{ErrorCode, LeaderEpoch, Offset, PartitionId};
 
 use super::list_offsets::isolation;
+use super::shared;
 use crate::error::ApiError;
 use crate::kafka::call::{Answer, Broken, Call, Response, finish};
 use crate::kafka::message::topic_id;
+use crate::kafka::sessions::{Plan, TopicKey, Wanted};
 use crate::kafka::wire::{put_array_len, put_no_tags, put_string};
 use crate::service::{FetchPartition, FetchRequest, FetchedPartition, Isolation};
 
+/// The first version with sessions.
+const FIRST_WITH_SESSIONS: i16 = 7;
 /// The first version that names topics by id.
 const FIRST_WITH_IDS: i16 = 13;
 /// The first version that tells where logs part ways.
@@ -31,37 +33,56 @@ const MAX_WAIT: Duration = Duration::from_secs(300);
 /// Fewer bytes are copied rather than made a piece of their own.
 const SMALLEST_PIECE: usize = 1 << 10;
 
-/// A topic as it was asked for, with the numbers of its partitions.
-struct Topic {
-    name: Arc<str>,
-    id: Uuid,
-    partitions: Vec<i32>,
-    /// There is no topic of this id.
-    is_unknown: bool,
-}
-
 pub(super) async fn handle(mut call: Call) -> Result<Answer, Broken> {
     let request: Request = call.decode()?;
     // While it waits it need not hold what the request came in.
     call.body = Bytes::new();
-    let is_committed = isolation(request.isolation_level) == Isolation::ReadCommitted;
-    let (topics, wanted) = wanted(&call, &request);
-    drop(request.topics);
-    let fetch = FetchRequest {
-        max_wait: Some(
-            Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or(0)).min(MAX_WAIT),
-        ),
+    let with_ids = call.version >= FIRST_WITH_IDS;
+    let plan = match call.version {
+        FIRST_WITH_SESSIONS.. => call.peer.sessions.plan(&request, with_ids),
+        _ => Plan::without_session(&request),
+    };
+    let isolation = isolation(request.isolation_level);
+    let mut fetch = FetchRequest {
+        max_wait: Some(shared(request.max_wait_ms).min(MAX_WAIT)),
         min_bytes: usize::try_from(request.min_bytes).unwrap_or(0),
         max_bytes: usize::try_from(request.max_bytes)
             .unwrap_or(0)
             .min(MAX_BYTES),
-        isolation: isolation(request.isolation_level),
-        partitions: wanted,
+        isolation,
+        partitions: Vec::new(),
     };
-    let fetched =
-        fetch_until_stopped(&call, fetch, topics.iter().any(|topic| topic.is_unknown)).await;
-    let response = encode(&call, &topics, fetched, is_committed)?;
-    Ok(Answer::Ready(response))
+    drop(request);
+    let names = names(&call, plan.wanted());
+    let known = names.iter().zip(plan.wanted());
+    fetch.partitions = known
+        .filter_map(|(name, wanted)| partition(name.as_ref()?, wanted))
+        .collect();
+    let has_failed = names.iter().any(Option::is_none) || matches!(plan, Plan::Refused(_));
+    let mut fetched = fetch_until_stopped(&call, fetch, has_failed)
+        .await
+        .into_iter();
+    // In the order in which they are wanted; none for topics of unknown ids.
+    let fetched: Vec<_> = names
+        .iter()
+        .map(|name| name.as_ref().and_then(|_| fetched.next()))
+        .collect();
+    let (session_id, told) = call.peer.sessions.conclude(&plan, &fetched);
+    let entries = plan.wanted().iter().zip(fetched).zip(told);
+    let entries = entries
+        .filter(|(_, told)| *told)
+        .map(|(entry, _)| entry)
+        .collect();
+    let answer = Answering {
+        code: match plan {
+            Plan::Refused(code) => code,
+            _ => ErrorCode::None,
+        },
+        session_id,
+        is_committed: isolation == Isolation::ReadCommitted,
+        entries,
+    };
+    Ok(Answer::Ready(encode(&call, answer)?))
 }
 
 /// What is fetched; no longer waited for once the broker stops, or where a part has failed already.
@@ -80,52 +101,42 @@ async fn fetch_until_stopped(
     call.service.fetch(&call.ctx, &fetch).await
 }
 
-fn wanted(call: &Call, request: &Request) -> (Vec<Topic>, Vec<FetchPartition>) {
+/// The names of topics; none for ids that nobody knows.
+fn names(call: &Call, wanted: &[Wanted]) -> Vec<Option<Arc<str>>> {
     let image = call.service.image();
-    let mut topics = Vec::with_capacity(request.topics.len());
-    let mut wanted = Vec::new();
-    for topic in &request.topics {
-        let id = topic_id(topic.topic_id).filter(|_| call.version >= FIRST_WITH_IDS);
-        let name = match id {
-            Some(id) => image.topic_by_id(&id).map(|topic| Arc::clone(&topic.name)),
-            None if call.version >= FIRST_WITH_IDS => None,
-            None => Some(Arc::from(topic.topic.as_str())),
-        };
-        topics.push(Topic {
-            is_unknown: name.is_none(),
-            name: name.clone().unwrap_or_default(),
-            id: topic.topic_id,
-            partitions: topic
-                .partitions
-                .iter()
-                .map(|partition| partition.partition)
-                .collect(),
-        });
-        if let Some(name) = name {
-            wanted.extend(partitions(&name, id, topic));
+    let name = |wanted: &Wanted| match &wanted.topic {
+        TopicKey::Name(name) => Some(Arc::clone(name)),
+        TopicKey::Id(id) => {
+            let topic = image.topic_by_id(&topic_id(*id)?)?;
+            Some(Arc::clone(&topic.name))
         }
-    }
-    (topics, wanted)
+    };
+    wanted.iter().map(name).collect()
 }
 
-fn partitions(
-    name: &Arc<str>,
-    id: Option<TopicId>,
-    topic: &FetchTopic,
-) -> impl Iterator<Item = FetchPartition> {
+fn partition(name: &Arc<str>, wanted: &Wanted) -> Option<FetchPartition> {
     let epoch = |epoch: i32| (epoch >= 0).then(|| LeaderEpoch::new(epoch));
-    topic
-        .partitions
-        .iter()
-        .map(move |partition| FetchPartition {
-            topic: Arc::clone(name),
-            topic_id: id,
-            partition: PartitionId::new(partition.partition),
-            fetch_offset: Offset::new(partition.fetch_offset),
-            max_bytes: usize::try_from(partition.partition_max_bytes).unwrap_or(0),
-            current_leader_epoch: epoch(partition.current_leader_epoch),
-            last_fetched_epoch: epoch(partition.last_fetched_epoch),
-        })
+    let asked = &wanted.asked;
+    Some(FetchPartition {
+        topic: Arc::clone(name),
+        topic_id: match &wanted.topic {
+            TopicKey::Name(_) => None,
+            TopicKey::Id(id) => topic_id(*id),
+        },
+        partition: PartitionId::new(asked.partition),
+        fetch_offset: Offset::new(asked.fetch_offset),
+        max_bytes: usize::try_from(asked.partition_max_bytes).unwrap_or(0),
+        current_leader_epoch: epoch(asked.current_leader_epoch),
+        last_fetched_epoch: epoch(asked.last_fetched_epoch),
+    })
+}
+
+/// What an answer tells.
+struct Answering<'a> {
+    code: ErrorCode,
+    session_id: i32,
+    is_committed: bool,
+    entries: Vec<(&'a Wanted, Option<FetchedPartition>)>,
 }
 
 /// An answer that grows: what was written, and pieces before it that are done.
@@ -147,12 +158,7 @@ impl Pieces {
     }
 }
 
-fn encode(
-    call: &Call,
-    topics: &[Topic],
-    fetched: Vec<FetchedPartition>,
-    is_committed: bool,
-) -> Result<Response, Broken> {
+fn encode(call: &Call, answer: Answering<'_>) -> Result<Response, Broken> {
     let flexible = call.served.is_flexible(call.version);
     let mut pieces = Pieces {
         done: Vec::new(),
@@ -161,25 +167,24 @@ fn encode(
     };
     // Nobody is throttled.
     pieces.frame.put_i32(0);
-    if call.version >= 7 {
-        pieces.frame.put_i16(ErrorCode::None.code());
-        // No session.
-        pieces.frame.put_i32(0);
+    if call.version >= FIRST_WITH_SESSIONS {
+        pieces.frame.put_i16(answer.code.code());
+        pieces.frame.put_i32(answer.session_id);
     }
+    let is_same = |a: &(&Wanted, _), b: &(&Wanted, _)| a.0.topic == b.0.topic;
+    let topics: Vec<usize> = answer.entries.chunk_by(is_same).map(<[_]>::len).collect();
     put_array_len(&mut pieces.frame, topics.len(), flexible)?;
-    let mut fetched = fetched.into_iter();
-    for topic in topics {
-        match call.version {
-            FIRST_WITH_IDS.. => Encoder::new(&mut pieces.frame).write_uuid(topic.id)?,
-            _ => put_string(&mut pieces.frame, &topic.name, flexible)?,
+    let mut entries = answer.entries.into_iter().peekable();
+    for count in topics {
+        match entries.peek().map(|(wanted, _)| &wanted.topic) {
+            Some(TopicKey::Id(id)) => Encoder::new(&mut pieces.frame).write_uuid(*id)?,
+            Some(TopicKey::Name(name)) => put_string(&mut pieces.frame, name, flexible)?,
+            None => break,
         }
-        put_array_len(&mut pieces.frame, topic.partitions.len(), flexible)?;
-        for index in &topic.partitions {
-            let partition = match topic.is_unknown {
-                true => None,
-                false => fetched.next(),
-            };
-            put_partition(&mut pieces, call, *index, partition, is_committed)?;
+        put_array_len(&mut pieces.frame, count, flexible)?;
+        for (wanted, fetched) in entries.by_ref().take(count) {
+            let index = wanted.asked.partition;
+            put_partition(&mut pieces, call, index, fetched, answer.is_committed)?;
         }
         put_no_tags(&mut pieces.frame, flexible);
     }
