@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use logweir_client::{Client, Offset, OffsetToCommit, PartitionId};
+use logweir_client::{Client, ConsumerConfig, Offset, OffsetToCommit, PartitionId};
 use logweir_proto::grpc::v1;
 use logweir_tests::{BrokerProcess, DEADLINE, GrpcBroker, Logweir, ServeOptions};
 use serde_json::{Value, json};
@@ -437,6 +437,37 @@ async fn an_import_larger_than_one_decision_is_set_part_by_part() {
     let set = import.input(group.to_string()).succeed();
     assert_eq!(set.lines().count(), 300);
     assert_eq!(committed(&broker, "g").await.len(), 300);
+}
+
+/// A group, or a member, may call itself what it likes.
+#[tokio::test]
+async fn names_that_a_terminal_would_obey_are_escaped_in_tables() {
+    let broker = start().await;
+    let id = "\u{1b}[2Jgone\nevil  Stable";
+    commit(&broker, id, &[(0, 4)]).await;
+    for words in [&["group", "list"][..], &["group", "describe", id]] {
+        let table = Logweir::new(words).server(broker.grpc()).succeed();
+        assert!(table.contains("\\u{1b}[2Jgone\\nevil"), "{table}");
+        assert!(!table.contains('\u{1b}'), "{table:?}");
+    }
+    assert_eq!(objects(&broker, "group list --json")[0]["group"], id);
+}
+
+#[tokio::test]
+async fn static_members_are_shown_with_their_instance() {
+    let broker = start().await;
+    let client = Client::connect(broker.grpc()).await.unwrap();
+    let config = ConsumerConfig {
+        instance_id: Some("till-1".to_owned()),
+        ..ConsumerConfig::new("shop")
+    };
+    let mut consumer = client.consumer_with(config).unwrap();
+    consumer.subscribe(["orders"]).unwrap();
+    consumer.next().await.unwrap();
+    let table = cells(&broker, "group members shop");
+    assert_eq!(table[0][..2], ["MEMBER", "INSTANCE"]);
+    assert_eq!(table[1][1], "till-1");
+    consumer.close().await.unwrap();
 }
 
 fn shown(path: &Path) -> &str {
