@@ -358,10 +358,27 @@ async fn groups_and_offsets_are_deleted() {
     said(&broker, "group delete-offsets idle --topic orders", 0);
     assert_eq!(committed(&broker, "idle").await, []);
     commit(&broker, "idle", &[(0, 4)]).await;
-    let deleted = said(&broker, "group delete-offsets idle --topic nowhere", 0);
+    let error = said(&broker, "group delete-offsets idle --topic nowhere", 1);
     assert!(
-        deleted.contains("committed nothing for these topics"),
-        "{deleted}"
+        error.contains("committed nothing for topic \"nowhere\"; there is no such topic"),
+        "{error}"
+    );
+    let error = said(&broker, "group delete-offsets idle --topic orders:0-1", 3);
+    assert!(error.contains("any more"), "{error}");
+    assert!(
+        error.contains("nothing for partition 1 of topic"),
+        "{error}"
+    );
+    commit(&broker, "idle", &[(0, 4)]).await;
+    let finished = call(&broker, "group delete-offsets idle --topic orders:9 --json").run();
+    assert_eq!(finished.code, Some(1));
+    let deleted: Value = serde_json::from_str(&finished.stdout).unwrap();
+    let expected = json!({"group": "idle", "topic": "orders", "partition": 9, "deleted": false});
+    assert_eq!(deleted, expected);
+    assert!(
+        finished.stderr.contains("it has 4 partitions"),
+        "{}",
+        finished.stderr
     );
     let error = said(&broker, "group delete-offsets busy --topic orders:0", 1);
     assert!(error.contains("subscribed"), "{error}");
@@ -374,6 +391,11 @@ async fn groups_and_offsets_are_deleted() {
     assert!(error.contains("logweir group members busy"), "{error}");
     said(&broker, "group delete idle", 1);
     said(&broker, "group delete idle --if-exists", 0);
+    let deleted = objects(&broker, "group delete idle --if-exists --json");
+    assert_eq!(deleted, [json!({"group": "idle", "deleted": false})]);
+    commit(&broker, "idle", &[(0, 4)]).await;
+    let deleted = objects(&broker, "group delete idle --output json");
+    assert_eq!(deleted, [json!({"group": "idle", "deleted": true})]);
     assert_eq!(objects(&broker, "group list --json").len(), 1);
 }
 
@@ -391,7 +413,10 @@ async fn offsets_go_out_and_come_back_the_same() {
         0,
     );
     let exported = std::fs::read_to_string(&path).unwrap();
-    assert_eq!(call(&broker, "offsets export a b").succeed(), exported);
+    assert_eq!(
+        call(&broker, "offsets export a b --json").succeed(),
+        exported
+    );
     said(&broker, "group delete a b", 0);
 
     let text = said(&broker, &format!("offsets import {file}"), 0);
