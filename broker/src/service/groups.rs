@@ -234,7 +234,7 @@ impl From<GroupError> for ApiError {
             ErrorCode::StaleMemberEpoch | ErrorCode::IllegalGeneration => {
                 "nothing was changed; the group has moved on, look whether the partition is still yours"
             }
-            ErrorCode::NonEmptyGroup => "nothing was changed; try again when they have left",
+            ErrorCode::NonEmptyGroup => "nothing was changed; stop them first",
             ErrorCode::GroupIdNotFound => "check the group's id",
             ErrorCode::GroupSubscribedToTopic => "stop the members that are subscribed first",
             _ => "",
