@@ -638,18 +638,18 @@ fn heartbeats_that_wait_since_about_the_same_time_are_answered_together_and_none
     let a = waiting(&mut h, next_beat(G, "a", 2));
     h.pass(millis(40));
     let b = waiting(&mut h, next_beat(G, "b", 2));
-    h.pass(millis(4_929));
+    h.pass(millis(4_829));
     assert!(!h.answers.contains_key(&a) && !h.answers.contains_key(&b));
     h.pass(millis(1));
     assert_eq!(given(&told(&mut h, a).unwrap()), None);
     assert_eq!(given(&told(&mut h, b).unwrap()), None);
-    // What may wait for a moment only waits for that moment.
+    // Who may wait for less waits for that.
     let request = ConsumerHeartbeat {
-        wait: Some(millis(130)),
+        wait: Some(millis(4_990)),
         ..next_beat(G, "a", 2)
     };
     let call = h.send(GroupRequest::ConsumerHeartbeat(Box::new(request)));
-    h.pass(millis(129));
+    h.pass(millis(4_989));
     assert!(!h.answers.contains_key(&call));
     h.pass(millis(1));
     assert_eq!(given(&told(&mut h, call).unwrap()), None);
