@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use logweir_proto::{LeaderEpoch, NodeId, Offset, PartitionId, TopicId};
+use tokio::sync::oneshot;
 
 use super::lag::{Lag, lag};
 use super::{answer, other_kind};
@@ -159,8 +160,13 @@ impl Service {
         };
         let (partitions, now) = (Arc::clone(&self.partitions), self.clock.now());
         let kept = measured.clone();
-        let measure = move || {
+        let (sender, done) = oneshot::channel();
+        tokio::task::spawn_blocking(move || {
             for of_group in &mut measured {
+                // Nobody waits for it any more: others are to have its turn.
+                if sender.is_closed() {
+                    return;
+                }
                 let found = of_group.topic_id.and_then(|id| {
                     let found = partitions.get(&of_group.topic, Some(id), of_group.partition);
                     found.ok()
@@ -169,16 +175,14 @@ impl Service {
                     of_group.measure(&partition, now);
                 }
             }
-            // Not before, also if nobody waits for it any more.
+            // Not before, though who asked may just have gone.
             drop(turn);
-            measured
-        };
-        tokio::task::spawn_blocking(measure)
-            .await
-            .unwrap_or_else(|error| {
-                tracing::error!(%error, "the lag of a group was not measured");
-                kept
-            })
+            let _ = sender.send(measured);
+        });
+        done.await.unwrap_or_else(|_| {
+            tracing::error!("the lag of a group was not measured: it panicked");
+            kept
+        })
     }
 }
 
