@@ -64,6 +64,13 @@ impl Timers {
         }
     }
 
+    /// Sets a timer unless it is due by then.
+    pub(super) fn hasten(&mut self, timer: Timer, at: Duration) {
+        if self.set.get(&timer).is_none_or(|times| times.due > at) {
+            self.set(timer, at);
+        }
+    }
+
     pub(super) fn cancel(&mut self, timer: &Timer) {
         if let Some((timer, times)) = self.set.remove_entry(timer) {
             self.order.remove(&(times.place, timer));
