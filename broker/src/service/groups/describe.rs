@@ -162,11 +162,7 @@ impl Service {
         let kept = measured.clone();
         let (sender, done) = oneshot::channel();
         tokio::task::spawn_blocking(move || {
-            for of_group in &mut measured {
-                // Nobody waits for it any more: others are to have its turn.
-                if sender.is_closed() {
-                    return;
-                }
+            let measure = |of_group: &mut GroupPartition| {
                 let found = of_group.topic_id.and_then(|id| {
                     let found = partitions.get(&of_group.topic, Some(id), of_group.partition);
                     found.ok()
@@ -174,8 +170,9 @@ impl Service {
                 if let Some(partition) = found {
                     of_group.measure(&partition, now);
                 }
-            }
-            // Not before, though who asked may just have gone.
+            };
+            each_while_waited_for(&mut measured, &sender, measure);
+            // Not before, though who asked may have gone.
             drop(turn);
             let _ = sender.send(measured);
         });
@@ -183,6 +180,20 @@ impl Service {
             tracing::error!("the lag of a group was not measured: it panicked");
             kept
         })
+    }
+}
+
+/// Works on one after the other, as long as somebody waits for it: else others are to have its turn.
+fn each_while_waited_for<T, A>(
+    all: &mut [T],
+    waiting: &oneshot::Sender<A>,
+    mut work: impl FnMut(&mut T),
+) {
+    for one in all {
+        if waiting.is_closed() {
+            return;
+        }
+        work(one);
     }
 }
 
@@ -341,5 +352,26 @@ impl GroupPartition {
         self.committed
             .as_ref()
             .map_or(LeaderEpoch::NONE, |committed| committed.leader_epoch)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A measurement whose caller was gone kept its turn, one of two, until it had been through all partitions.
+    #[test]
+    fn what_nobody_waits_for_any_more_ends() {
+        let (sender, waiting) = oneshot::channel::<()>();
+        let mut waiting = Some(waiting);
+        let mut seen = Vec::new();
+        each_while_waited_for(&mut [1, 2, 3, 4], &sender, |n| {
+            seen.push(*n);
+            if *n == 2 {
+                waiting = None;
+            }
+        });
+        assert_eq!(seen, [1, 2]);
+        assert!(waiting.is_none());
     }
 }
