@@ -139,6 +139,12 @@ mod tests {
         timers.set(timer("b"), 2 * SECOND);
         assert_eq!(timers.pop(3 * SECOND), Some(timer("b")));
         assert_eq!(timers.pop(3 * SECOND), Some(timer("a")));
+        // Only ever to an earlier time.
+        for at in [9, 7, 8] {
+            timers.hasten(timer("d"), at * SECOND);
+        }
+        assert_eq!(timers.pop(6 * SECOND), None);
+        assert_eq!(timers.pop(7 * SECOND), Some(timer("d")));
         assert_eq!(timers.pop(Duration::MAX), None);
         assert_eq!(timers.len(), 0);
     }
