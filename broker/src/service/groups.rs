@@ -326,7 +326,8 @@ impl Service {
             request.wait = None;
         }
         let work = || -> Work<'_, ConsumerHeartbeatAnswer> { Box::pin(self.beat(request.clone())) };
-        self.endure(ctx, &hit, work).await
+        // Boxed, so that the many heartbeats without a fault take no room for it.
+        Box::pin(self.endure(ctx, &hit, work)).await
     }
 
     async fn beat(&self, request: ConsumerHeartbeat) -> Result<ConsumerHeartbeatAnswer, ApiError> {
