@@ -4,9 +4,10 @@
 //! `cli/exit.rs`. The binary calls [`main`] and nothing else.
 
 use std::ffi::OsString;
+use std::num::{IntErrorKind, ParseIntError};
 use std::process::ExitCode;
 
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::parser::ValueSource;
 use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
@@ -85,10 +86,109 @@ pub fn main() -> ExitCode {
 
 /// Reads a command line.
 fn parse(words: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Result<Cli, clap::Error> {
-    let mut command = Cli::command();
-    let matches = command.try_get_matches_from_mut(words)?;
+    let words: Vec<OsString> = words.into_iter().map(Into::into).collect();
+    let mut command = taking_negative_numbers(Cli::command());
+    let matches = command
+        .try_get_matches_from_mut(&words)
+        .map_err(|error| naming_the_flag(&mut command, &words, error))
+        .map_err(|error| naming_the_fault(&mut command, error))?;
     refuse_two_brokers(&mut command, &matches)?;
+    refuse_empty_names(&mut command, &matches)?;
     Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
+}
+
+/// With flags that read `--max -1` as a value that is out of range, and not as a flag that there is not.
+fn taking_negative_numbers(command: clap::Command) -> clap::Command {
+    let command = command.mut_args(|arg| {
+        let has_value = !arg.is_positional() && arg.get_action().takes_values();
+        let takes_them = arg.is_allow_negative_numbers_set() || has_value;
+        arg.allow_negative_numbers(takes_them)
+    });
+    command.mut_subcommands(taking_negative_numbers)
+}
+
+/// Of `--group -x` clap says that there is no `-x`, and that `-- -x` would be a value, which it would not be of that flag.
+fn naming_the_flag(
+    command: &mut clap::Command,
+    words: &[OsString],
+    error: clap::Error,
+) -> clap::Error {
+    let unknown = match (error.kind(), error.get(ContextKind::InvalidArg)) {
+        (ErrorKind::UnknownArgument, Some(ContextValue::String(unknown))) => unknown.as_str(),
+        _ => return error,
+    };
+    let words = words.iter().map(|word| word.to_str().unwrap_or_default());
+    let words: Vec<&str> = words.collect();
+    let Some(at) = words.iter().position(|word| word.starts_with(unknown)) else {
+        return error;
+    };
+    let mut chosen = command;
+    for word in &words[..at] {
+        if chosen.find_subcommand(word).is_some() {
+            chosen = chosen
+                .find_subcommand_mut(word)
+                .expect("it was found just now");
+        }
+    }
+    let before = words[at.saturating_sub(1)];
+    let is_it = |arg: &&clap::Arg| {
+        let long = arg.get_long().map(|long| format!("--{long}"));
+        let short = arg.get_short().map(|short| format!("-{short}"));
+        arg.get_action().takes_values() && [long, short].iter().flatten().any(|it| it == before)
+    };
+    let Some(flag) = chosen.get_arguments().find(is_it) else {
+        return error;
+    };
+    let message = format!(
+        "a value is required for '{flag}' but none was supplied\n\n  tip: a value that begins with '-' is given as \
+         '{before}={}'",
+        words[at]
+    );
+    chosen.error(ErrorKind::InvalidValue, message)
+}
+
+/// Of `--max -1` the standard library says that a digit is invalid.
+fn naming_the_fault(command: &mut clap::Command, error: clap::Error) -> clap::Error {
+    let cause = std::error::Error::source(&error).and_then(|e| e.downcast_ref::<ParseIntError>());
+    let is_digit = cause.is_some_and(|cause| *cause.kind() == IntErrorKind::InvalidDigit);
+    let (arg, value) = (ContextKind::InvalidArg, ContextKind::InvalidValue);
+    let (Some(ContextValue::String(arg)), Some(ContextValue::String(value)), true) =
+        (error.get(arg), error.get(value), is_digit)
+    else {
+        return error;
+    };
+    let fault = match value.parse::<i128>() {
+        Ok(_) => "it is below 0",
+        Err(_) => "it is not a whole number",
+    };
+    let message = format!("invalid value '{value}' for '{arg}': {fault}");
+    command.error(ErrorKind::ValueValidation, message)
+}
+
+/// No group and no topic has an empty name, with any broker: such a value comes from a variable that is not set.
+fn refuse_empty_names(
+    command: &mut clap::Command,
+    matches: &ArgMatches,
+) -> Result<(), clap::Error> {
+    const NAMES: [&str; 6] = ["group", "groups", "topic", "topics", "name", "names"];
+    let (mut command, mut chosen) = (command, matches);
+    while let Some((name, deeper)) = chosen.subcommand() {
+        let Some(found) = command.find_subcommand_mut(name) else {
+            return Ok(());
+        };
+        (command, chosen) = (found, deeper);
+    }
+    let is_empty = |id: &&&str| {
+        let values = chosen.try_get_raw(id).ok().flatten();
+        values.is_some_and(|mut values| values.any(|value| value.is_empty()))
+    };
+    let Some(id) = NAMES.iter().find(is_empty) else {
+        return Ok(());
+    };
+    let arg = command.get_arguments().find(|arg| arg.get_id() == *id);
+    let arg = arg.map_or_else(|| (*id).to_owned(), ToString::to_string);
+    let message = format!("invalid value '' for '{arg}': a name has at least one character");
+    Err(command.error(ErrorKind::InvalidValue, message))
 }
 
 /// A broker of the command's own and one that runs elsewhere exclude each other. Not clap's `conflicts_with`: that would
@@ -183,7 +283,10 @@ mod tests {
             "group delete-offsets g --topic t --topic u:1",
             "offsets t --at 2h --partition 1",
             "offsets -- export",
+            "group delete g --json",
             "offsets export g h --output-file f",
+            "offsets export g --json",
+            "offsets export g --output json",
             "offsets import f --execute --ignore-topic-ids",
             "offsets import",
             "delete-records t --before latest --dry-run",
@@ -243,6 +346,43 @@ mod tests {
             let words = std::iter::once("logweir").chain(line.split_terminator(' '));
             assert!(parse(words).is_err(), "{line}");
         }
+    }
+
+    #[test]
+    fn a_wrong_value_is_told_as_one() {
+        let check = |line: &[&str], expected: &str| {
+            let words = ["logweir"].into_iter().chain(line.iter().copied());
+            let error = parse(words).expect_err(expected);
+            assert_eq!(error.exit_code(), 2, "{line:?}");
+            let error = error.to_string();
+            assert!(error.contains(expected), "{line:?}: {error}");
+            assert!(!error.contains("'-- -"), "{line:?}: {error}");
+        };
+        let max = "'-1' for '--max <N>': it is below 0";
+        check(&["consume", "t", "--max", "-1"], max);
+        check(&["consume", "t", "--max", "1k"], "not a whole number");
+        let reset = ["group", "reset", "g", "--to-offset", "-5"];
+        check(&reset, "'-5' for '--to-offset <N>'");
+        let delete = ["delete-records", "t", "--before", "-1"];
+        check(&delete, "offsets begin at 0");
+        check(&["consume", "t", "--group", "-x"], "'--group=-x'");
+        check(&["consume", "t", "-g", "-xy"], "'-g=-xy'");
+        check(&["consume", "t", "--group", ""], "'--group <GROUP>'");
+        check(&["consume", ""], "'<TOPIC>'");
+        check(&["produce", ""], "'<TOPIC>'");
+        check(&["offsets", "export", ""], "'<GROUP>...'");
+        check(&["group", "describe", "g", ""], "'<GROUP>...'");
+        check(&["topic", "create", ""], "'<NAME>'");
+        check(
+            &["group", "delete-offsets", "", "--topic", "t"],
+            "'<GROUP>'",
+        );
+    }
+
+    #[test]
+    fn a_word_that_nothing_takes_is_told_as_before() {
+        let error = parse(["logweir", "consume", "t", "--folow"]).expect_err("no such flag");
+        assert!(error.to_string().contains("'--follow'"), "{error}");
     }
 
     #[test]

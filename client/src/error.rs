@@ -344,7 +344,10 @@ impl fmt::Display for Error {
         let inner = &*self.0;
         match (&inner.topic, inner.partition) {
             (Some(topic), Some(partition)) => write!(f, "{topic}-{partition}: ")?,
-            (Some(topic), None) => write!(f, "{topic}: ")?,
+            // Most messages name the topic themselves.
+            (Some(topic), None) if !inner.message.contains(&format!("{topic:?}")) => {
+                write!(f, "{topic}: ")?;
+            }
             _ => {}
         }
         match (inner.code, inner.message.is_empty()) {
@@ -489,6 +492,11 @@ mod tests {
             "flights-3: 2000000 bytes (MESSAGE_TOO_LARGE); raise max.message.bytes"
         );
         assert_eq!(error.kind(), ErrorKind::Invalid);
+        let unnamed = Error::from_code(ErrorCode::InvalidConfig, "no").of_topic("t");
+        assert_eq!(unnamed.to_string(), "t: no (INVALID_CONFIG)");
+        let message = "there is no topic \"t\"";
+        let named = Error::from_code(ErrorCode::UnknownTopicOrPartition, message).of_topic("t");
+        assert!(named.to_string().starts_with("there is no topic"));
     }
 
     #[test]

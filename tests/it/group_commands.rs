@@ -1,8 +1,13 @@
 //! `logweir group` and `logweir offsets export|import`, as people and scripts use them.
 
 use std::path::Path;
+use std::time::Duration;
 
-use logweir_client::{Client, Offset, OffsetToCommit, PartitionId};
+use logweir::{Api, Broker, Config, Fault};
+use logweir_client::{
+    Client, ConsumerConfig, ErrorCode, NewTopic, Offset, OffsetToCommit, PartitionId,
+    ProducerRecord,
+};
 use logweir_proto::grpc::v1;
 use logweir_tests::{BrokerProcess, DEADLINE, GrpcBroker, Logweir, ServeOptions};
 use serde_json::{Value, json};
@@ -164,6 +169,7 @@ async fn groups_are_listed_by_state_and_type() {
     assert_eq!(table[1][0], "busy");
     assert_eq!(table[2], ["idle", "Empty", "classic", "-"]);
     let error = said(&broker, "group list --state asleep", 2);
+    assert!(!error.contains("Dead"), "{error}");
     assert!(error.contains("asleep") && error.contains("PreparingRebalance"));
 }
 
@@ -286,8 +292,34 @@ async fn a_reset_is_shown_first_and_done_only_with_execute() {
         &broker,
         "group reset idle --to-earliest --topic orders:3 --json",
     );
-    let expected = json!({"group": "idle", "topic": "orders", "partition": 3, "before": 10, "after": 0, "dry_run": true});
+    let expected = json!({"group": "idle", "topic": "orders", "partition": 3, "before": 10, "after": 0,
+        "clipped_from": null, "dry_run": true, "set": false});
     assert_eq!(shown, [expected]);
+}
+
+/// It was clipped without a word, so that a slip of the finger looked like what was asked for.
+#[tokio::test]
+async fn a_reset_out_of_range_is_clipped_and_says_so() {
+    let broker = start().await;
+    commit(&broker, "idle", &[(0, 4), (1, 9)]).await;
+    let finished = call(&broker, "group reset idle --to-offset 99 --execute").run();
+    assert_eq!(finished.code, Some(0));
+    let (out, err) = (finished.stdout, finished.stderr);
+    assert!(out.lines().next().unwrap().ends_with("NOTE"), "{out}");
+    let clipped = out.matches("clipped from 99 to the end").count();
+    assert_eq!(clipped, 2, "{out}");
+    assert!(err.contains("2 offsets lie outside"), "{err}");
+    assert_eq!(committed(&broker, "idle").await, [(0, 10), (1, 10)]);
+    let shown = objects(
+        &broker,
+        "group reset idle --shift-by -12 --topic orders:0 --json",
+    );
+    assert_eq!(
+        (&shown[0]["after"], &shown[0]["clipped_from"]),
+        (&json!(0), &json!(-2))
+    );
+    let table = call(&broker, "group reset idle --shift-by -1").succeed();
+    assert!(!table.contains("NOTE"), "{table}");
 }
 
 #[tokio::test]
@@ -301,11 +333,14 @@ async fn a_reset_that_cannot_be_done_says_why() {
     );
     let error = said(&broker, "group reset nobody --to-earliest", 1);
     assert!(
-        error.contains("nobody") && error.contains("nothing"),
+        error.contains("no group \"nobody\"") && error.contains("nothing"),
         "{error}"
     );
     let error = said(&broker, "group reset g --to-earliest --topic nowhere", 1);
-    assert!(error.contains("nowhere"), "{error}");
+    assert!(
+        error.starts_with("error: there is no topic \"nowhere\""),
+        "{error}"
+    );
     let error = said(&broker, "group reset g --to-earliest --topic orders:9", 1);
     assert!(error.contains('9'), "{error}");
     said(&broker, "group reset g", 2);
@@ -327,10 +362,27 @@ async fn groups_and_offsets_are_deleted() {
     said(&broker, "group delete-offsets idle --topic orders", 0);
     assert_eq!(committed(&broker, "idle").await, []);
     commit(&broker, "idle", &[(0, 4)]).await;
-    let deleted = said(&broker, "group delete-offsets idle --topic nowhere", 0);
+    let error = said(&broker, "group delete-offsets idle --topic nowhere", 1);
     assert!(
-        deleted.contains("committed nothing for these topics"),
-        "{deleted}"
+        error.contains("committed nothing for topic \"nowhere\"; there is no such topic"),
+        "{error}"
+    );
+    let error = said(&broker, "group delete-offsets idle --topic orders:0-1", 3);
+    assert!(error.contains("any more"), "{error}");
+    assert!(
+        error.contains("nothing for partition 1 of topic"),
+        "{error}"
+    );
+    commit(&broker, "idle", &[(0, 4)]).await;
+    let finished = call(&broker, "group delete-offsets idle --topic orders:9 --json").run();
+    assert_eq!(finished.code, Some(1));
+    let deleted: Value = serde_json::from_str(&finished.stdout).unwrap();
+    let expected = json!({"group": "idle", "topic": "orders", "partition": 9, "deleted": false});
+    assert_eq!(deleted, expected);
+    assert!(
+        finished.stderr.contains("it has 4 partitions"),
+        "{}",
+        finished.stderr
     );
     let error = said(&broker, "group delete-offsets busy --topic orders:0", 1);
     assert!(error.contains("subscribed"), "{error}");
@@ -341,8 +393,14 @@ async fn groups_and_offsets_are_deleted() {
     let error = said(&broker, "group delete busy idle nobody", 3);
     assert!(error.contains("deleted group idle"), "{error}");
     assert!(error.contains("logweir group members busy"), "{error}");
+    assert_eq!(error.matches("stop").count(), 1, "{error}");
     said(&broker, "group delete idle", 1);
     said(&broker, "group delete idle --if-exists", 0);
+    let deleted = objects(&broker, "group delete idle --if-exists --json");
+    assert_eq!(deleted, [json!({"group": "idle", "deleted": false})]);
+    commit(&broker, "idle", &[(0, 4)]).await;
+    let deleted = objects(&broker, "group delete idle --output json");
+    assert_eq!(deleted, [json!({"group": "idle", "deleted": true})]);
     assert_eq!(objects(&broker, "group list --json").len(), 1);
 }
 
@@ -360,7 +418,10 @@ async fn offsets_go_out_and_come_back_the_same() {
         0,
     );
     let exported = std::fs::read_to_string(&path).unwrap();
-    assert_eq!(call(&broker, "offsets export a b").succeed(), exported);
+    assert_eq!(
+        call(&broker, "offsets export a b --json").succeed(),
+        exported
+    );
     said(&broker, "group delete a b", 0);
 
     let text = said(&broker, &format!("offsets import {file}"), 0);
@@ -401,6 +462,7 @@ async fn an_import_is_checked_whole_before_anything_is_set() {
     let good = r#"{"group":"a","offsets":[{"topic":"orders","partition":0,"offset":9}]}"#;
     refuse(&format!("{good}{good}"), "twice");
     refuse(&good.replace("9}", "-9}"), "below 0");
+    refuse("[]", "empty list");
     refuse(&good.replace("offset\":9", "ofset\":9"), "--help");
     refuse(
         &format!("{good}{}", good.replace("\"a\"", "\"busy\"")),
@@ -437,6 +499,143 @@ async fn an_import_larger_than_one_decision_is_set_part_by_part() {
     let set = import.input(group.to_string()).succeed();
     assert_eq!(set.lines().count(), 300);
     assert_eq!(committed(&broker, "g").await.len(), 300);
+}
+
+/// Beyond the end, the group would have begun anew at 0.
+#[tokio::test]
+async fn an_import_out_of_range_is_clipped_and_says_so() {
+    let broker = start().await;
+    commit(&broker, "g", &[(0, 4)]).await;
+    let mut grpc = GrpcBroker::connect(broker.grpc()).await;
+    let file = r#"{"group":"g","offsets":[
+        {"topic":"orders","partition":0,"offset":5000,"leader_epoch":0,"metadata":"m"},
+        {"topic":"orders","partition":1,"offset":3}]}"#;
+    let import = |line: &str| call(&broker, line).input(file).run();
+    let shown = import("offsets import");
+    assert_eq!(shown.code, Some(0));
+    let rows: Vec<&str> = shown.stdout.lines().collect();
+    assert!(
+        rows[1].ends_with("4     10  clipped from 5000 to the end"),
+        "{rows:?}"
+    );
+    assert!(rows[2].ends_with("-      3"), "{rows:?}");
+    assert!(
+        shown.stderr.contains("1 offset lies outside"),
+        "{}",
+        shown.stderr
+    );
+    assert_eq!(committed(&broker, "g").await, [(0, 4)]);
+    let set = import("offsets import --execute --json").stdout;
+    let set: Value = serde_json::from_str(set.lines().next().unwrap()).unwrap();
+    assert_eq!(
+        (
+            &set["before"],
+            &set["after"],
+            &set["clipped_from"],
+            &set["set"]
+        ),
+        (&json!(4), &json!(10), &json!(5000), &json!(true))
+    );
+    assert_eq!(committed(&broker, "g").await, [(0, 10), (1, 3)]);
+    let described = objects(&broker, "group describe g --json").remove(0);
+    assert_eq!(described["partitions"][0]["metadata"], "m");
+    grpc.produce_value("orders", 0, "new").await;
+    let read = call(&broker, "consume orders --group g --quiet --max 1").succeed();
+    assert!(read == "new\n" || read == "3\n", "{read}");
+}
+
+#[tokio::test]
+async fn an_import_of_nothing_says_so() {
+    let broker = start().await;
+    let import = call(&broker, "offsets import").input(r#"{"group":"g","offsets":[]}"#);
+    let error = import.run().stderr;
+    assert!(error.contains("no offsets of it"), "{error}");
+    assert!(error.contains("nothing was changed"), "{error}");
+}
+
+/// What a group had committed before would be known to nobody.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_import_that_fails_on_the_way_shows_what_it_has_set() {
+    let broker = Broker::start(Config::in_memory()).await.unwrap();
+    let server = broker.grpc_addr().unwrap().to_string();
+    let client = broker.client().unwrap();
+    let topic = NewTopic::new("orders").partitions(1);
+    client.admin().create_topic(topic).await.unwrap();
+    for group in ["a", "b"] {
+        let zero = [OffsetToCommit::new(
+            "orders",
+            PartitionId::new(0),
+            Offset::ZERO,
+        )];
+        let committed = client.admin().commit_group_offsets(group, &zero).await;
+        committed.unwrap().into_iter().for_each(|r| r.unwrap());
+    }
+    for value in ["x", "y", "z"] {
+        let record = ProducerRecord::new("orders").value(value);
+        logweir::testing::produce(&broker, record).await.unwrap();
+    }
+    let group = |id: &str| {
+        let offset = r#"{"topic":"orders","partition":0,"offset":2}"#;
+        format!(r#"{{"group":"{id}","offsets":[{offset}]}}"#)
+    };
+    let file = format!("{}{}", group("a"), group("b"));
+    let import = async |fault: Fault| {
+        let of_b = |fault: Fault| fault.on(Api::ResetOffsets).group("b");
+        // The check comes first and is to succeed.
+        broker.faults().inject(of_b(Fault::delay(Duration::ZERO)));
+        broker.faults().inject(of_b(fault));
+        let words = ["offsets", "import", "--execute", "--json"];
+        let import = Logweir::new(&words).server(&server).input(file.clone());
+        tokio::task::spawn_blocking(|| import.run()).await.unwrap()
+    };
+    let failed = import(Fault::fail(ErrorCode::InvalidRequest)).await;
+    assert_eq!(failed.code, Some(3), "{}", failed.stderr);
+    let row = |group: &str, before: i64, set: Value| {
+        json!({"group": group, "topic": "orders", "partition": 0, "before": before, "after": 2,
+            "clipped_from": null, "dry_run": false, "set": set})
+    };
+    let rows = |text: &str| {
+        let rows = text.lines().map(|line| serde_json::from_str(line).unwrap());
+        rows.collect::<Vec<Value>>()
+    };
+    assert_eq!(rows(&failed.stdout), [row("a", 0, json!(true))]);
+    let lost = import(Fault::disconnect_after()).await;
+    assert_eq!(lost.code, Some(3), "{}", lost.stderr);
+    let expected = [row("a", 2, json!(true)), row("b", 0, json!(null))];
+    assert_eq!(rows(&lost.stdout), expected);
+    assert!(lost.stderr.contains("not known whether"), "{}", lost.stderr);
+    broker.shutdown().await.unwrap();
+}
+
+/// A group, or a member, may call itself what it likes.
+#[tokio::test]
+async fn names_that_a_terminal_would_obey_are_escaped_in_tables() {
+    let broker = start().await;
+    let id = "\u{1b}[2Jgone\nevil  Stable";
+    commit(&broker, id, &[(0, 4)]).await;
+    for words in [&["group", "list"][..], &["group", "describe", id]] {
+        let table = Logweir::new(words).server(broker.grpc()).succeed();
+        assert!(table.contains("\\u{1b}[2Jgone\\nevil"), "{table}");
+        assert!(!table.contains('\u{1b}'), "{table:?}");
+    }
+    assert_eq!(objects(&broker, "group list --json")[0]["group"], id);
+}
+
+#[tokio::test]
+async fn static_members_are_shown_with_their_instance() {
+    let broker = start().await;
+    let client = Client::connect(broker.grpc()).await.unwrap();
+    let config = ConsumerConfig {
+        instance_id: Some("till-1".to_owned()),
+        ..ConsumerConfig::new("shop")
+    };
+    let mut consumer = client.consumer_with(config).unwrap();
+    consumer.subscribe(["orders"]).unwrap();
+    consumer.next().await.unwrap();
+    let table = cells(&broker, "group members shop");
+    assert_eq!(table[0][..2], ["MEMBER", "INSTANCE"]);
+    assert_eq!(table[1][1], "till-1");
+    consumer.close().await.unwrap();
 }
 
 fn shown(path: &Path) -> &str {

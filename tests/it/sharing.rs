@@ -201,9 +201,7 @@ async fn what_does_not_go_together_is_said() {
     let absent = ["consume", "absent", "--group", "g"];
     assert!(said(&broker, &absent, 1).contains("absent"));
     let empty = ["consume", "orders", "--group", ""];
-    assert!(said(&broker, &empty, 2).contains("--group"));
-    let few = ["consume", "orders", "--max", "-1"];
-    assert!(said(&broker, &few, 2).contains("invalid value '-1' for '--max"));
+    assert!(said(&broker, &empty, 2).contains("--group <GROUP>"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -4,7 +4,6 @@ use std::io::{self, BufWriter, IsTerminal as _, StdoutLock, Write as _};
 use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant};
 
-use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, ValueEnum};
 use logweir_client::{
     Admin, Client, FetchedBatch, OffsetSpec, Reader, ReaderConfig, StartAt, TopicPartition,
@@ -86,24 +85,16 @@ enum GroupDelivery {
 #[command(after_help = HELP)]
 pub(super) struct ConsumeCommand {
     /// The topic
-    #[arg(value_parser = NonEmptyStringValueParser::new())]
     topic: String,
     /// Where to begin: earliest, latest, an offset, or a time: RFC 3339, a date (UTC), @MILLISECONDS, an age such as 2h
     #[arg(
         long,
         default_value = "earliest",
-        value_name = "earliest|latest|OFFSET|TIME",
-        allow_negative_numbers = true
+        value_name = "earliest|latest|OFFSET|TIME"
     )]
     from: Position,
     /// Share the topic with the other members of this consumer group, and commit what was written
-    #[arg(
-        long,
-        short,
-        value_name = "GROUP",
-        conflicts_with = "partition",
-        value_parser = NonEmptyStringValueParser::new()
-    )]
+    #[arg(long, short, value_name = "GROUP", conflicts_with = "partition")]
     group: Option<String>,
     /// Whether records of a member that is cut off are written again, or not at all
     #[arg(
@@ -115,15 +106,10 @@ pub(super) struct ConsumeCommand {
     )]
     delivery: GroupDelivery,
     /// Only this partition; repeatable, or 0,2,5
-    #[arg(
-        long,
-        value_name = "N",
-        value_delimiter = ',',
-        allow_negative_numbers = true
-    )]
+    #[arg(long, value_name = "N", value_delimiter = ',')]
     partition: Vec<i32>,
     /// End after so many records
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    #[arg(long, value_name = "N")]
     max: Option<u64>,
     /// Go on with new records until interrupted
     #[arg(long, short)]

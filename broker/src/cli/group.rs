@@ -76,6 +76,8 @@ struct Delete {
     if_exists: bool,
     #[command(flatten)]
     server: ServerArgs,
+    #[command(flatten)]
+    output: OutputArgs,
 }
 
 impl GroupCommand {
@@ -130,11 +132,11 @@ impl Delete {
         let mut failed = 0;
         for (group, outcome) in groups.iter().zip(admin.delete_groups(&groups).await?) {
             match outcome {
-                Ok(()) => eprintln!("deleted group {group}"),
+                Ok(()) => self.tell(group, true)?,
                 Err(error)
                     if self.if_exists && error.code() == Some(ErrorCode::GroupIdNotFound) =>
                 {
-                    eprintln!("group {group} is not there");
+                    self.tell(group, false)?;
                 }
                 Err(error) => {
                     eprintln!("error: {}", advised(error, group));
@@ -143,6 +145,15 @@ impl Delete {
             }
         }
         Ok(Exit::of(failed, groups.len()))
+    }
+
+    fn tell(&self, group: &str, deleted: bool) -> std::io::Result<()> {
+        match self.output.format() {
+            OutputFormat::Json => print_json(&json!({"group": group, "deleted": deleted}))?,
+            OutputFormat::Table if deleted => eprintln!("deleted group {group}"),
+            OutputFormat::Table => eprintln!("group {group} is not there"),
+        }
+        Ok(())
     }
 }
 

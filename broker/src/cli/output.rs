@@ -1,5 +1,10 @@
 //! What commands print: tables for people, one JSON object a line for programs.
+//!
+//! Names of groups, members and clients are chosen by whoever connects. In a table nothing of them reaches a terminal
+//! that would move its cursor or read as a line of its own; in JSON they are escaped anyway.
 
+use std::borrow::Cow;
+use std::fmt::Write as _;
 use std::io::{self, Write};
 
 use clap::ValueEnum;
@@ -68,10 +73,11 @@ impl Rows {
         }
     }
 
-    /// Adds a row; one cell for each heading.
+    /// Adds a row; one cell for each heading. What a terminal would obey is escaped.
     pub(super) fn push(&mut self, cells: Vec<String>) {
         debug_assert_eq!(cells.len(), self.headings);
-        self.table.add_row(cells);
+        self.table
+            .add_row(cells.iter().map(|cell| printable(cell)).collect::<Vec<_>>());
     }
 
     /// Aligns the columns of these numbers to the right.
@@ -97,6 +103,27 @@ impl Rows {
     }
 }
 
+/// The text with what a terminal would obey instead of showing it as `\u{1b}` or `\n`: control characters, and what
+/// breaks lines or turns the direction of writing.
+pub(super) fn printable(text: &str) -> Cow<'_, str> {
+    let is_obeyed = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    if !text.contains(is_obeyed) {
+        return Cow::Borrowed(text);
+    }
+    let mut shown = String::with_capacity(text.len() + 8);
+    for c in text.chars() {
+        if is_obeyed(c) {
+            let _ = write!(shown, "{}", c.escape_default());
+        } else {
+            shown.push(c);
+        }
+    }
+    Cow::Owned(shown)
+}
+
 /// Prints one JSON object on a line of its own.
 ///
 /// # Errors
@@ -120,4 +147,28 @@ pub(super) fn print_line(text: &str) -> io::Result<()> {
 /// Bytes in a form that is short to read, such as `1.5 MiB`.
 pub(super) fn human_bytes(bytes: u64) -> String {
     indicatif::BinaryBytes(bytes).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_in_a_cell_is_obeyed_by_a_terminal() {
+        let check = |text: &str, shown: &str| assert_eq!(printable(text), shown);
+        check("orders", "orders");
+        check("\u{1b}[31mred", "\\u{1b}[31mred");
+        check("a\r\nb\tc", "a\\r\\nb\\tc");
+        check("\u{9b}2J\u{202e}x", "\\u{9b}2J\\u{202e}x");
+        check("消费者 é \\ \"'", "消费者 é \\ \"'");
+    }
+
+    #[test]
+    fn a_cell_is_one_line_whatever_is_in_it() {
+        let mut rows = Rows::new(&["GROUP"]);
+        rows.push(vec!["two\nlines".to_owned()]);
+        let lines: Vec<String> = rows.table.lines().collect();
+        assert_eq!(lines.len(), 2, "{lines:?}");
+        assert_eq!(lines[1].trim(), "two\\nlines");
+    }
 }

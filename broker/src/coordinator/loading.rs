@@ -22,8 +22,6 @@ const MAX_DECOMPRESSED_BYTES: usize = 64 << 20;
 /// A machine that holds what its log says.
 pub(super) struct Loaded<M> {
     pub(super) machine: M,
-    /// The session time that is zero to the machine.
-    pub(super) loaded_at: Duration,
     /// Everything below it (exclusive) was replayed.
     pub(super) end: Offset,
     /// Everything below it (exclusive) was in the snapshot.
@@ -73,11 +71,7 @@ pub(super) fn load<M: Machine>(
     snapshot_age: Duration,
     stop: &CancellationToken,
 ) -> Result<Loaded<M>, LoadError> {
-    let loaded_at = clock.sessions();
-    let now = || Now {
-        wall: clock.now(),
-        session: clock.sessions().saturating_sub(loaded_at),
-    };
+    let now = || Now::of(clock);
     let end = log.log_end_offset();
     let mut machine = make();
     let mut saved_end = Offset::ZERO;
@@ -119,7 +113,6 @@ pub(super) fn load<M: Machine>(
     machine.loaded(now());
     Ok(Loaded {
         machine,
-        loaded_at,
         end,
         saved_end,
     })

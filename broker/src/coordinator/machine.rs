@@ -9,6 +9,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use logweir_proto::Timestamp;
 
+use crate::clock::Clock;
+
 /// A record of an internal topic: what a decision writes and a replay reads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct StateRecord {
@@ -41,8 +43,19 @@ impl CallId {
 pub(crate) struct Now {
     /// Wall time; it may go back as the system's may.
     pub(crate) wall: Timestamp,
-    /// Since the machine was loaded; never goes back.
+    /// By the clock of the broker, never going back: one for all its machines, so that what they put off to a multiple
+    /// of some span is due at the same moment in all of them.
     pub(crate) session: Duration,
+}
+
+impl Now {
+    /// What a clock shows.
+    pub(super) fn of(clock: &Clock) -> Self {
+        Self {
+            wall: clock.now(),
+            session: clock.sessions(),
+        }
+    }
 }
 
 /// When a machine has something to do by itself, by each clock; `None` is never.

@@ -85,8 +85,6 @@ pub(super) enum Phase<M> {
 /// A machine that serves.
 pub(super) struct Serving<M> {
     pub(super) machine: M,
-    /// The clock's session time that is zero to the machine.
-    loaded_at: Duration,
     /// All records below it (exclusive) were replayed; the log's end.
     pub(super) end: Offset,
     /// All records below it (exclusive) are in the newest snapshot.
@@ -186,7 +184,7 @@ impl<M: Machine> Shard<M> {
         let (sender, answer) = oneshot::channel();
         state.waiting.insert(call, sender);
         self.guarded(&mut state, |state| {
-            let now = serving.now(&self.context);
+            let now = Now::of(&self.context.clock);
             let effects = serving.machine.handle(call, request, now);
             self.carry_out(state, serving, effects, now, Some(call));
         });
@@ -250,7 +248,7 @@ impl<M: Machine> Shard<M> {
         };
         let mut round = Round::Over;
         self.guarded(&mut state, |state| {
-            let now = serving.now(&self.context);
+            let now = Now::of(&self.context.clock);
             if !serving.machine.next_due().has_come(now) {
                 self.put_back(state, serving);
                 return;
@@ -485,8 +483,7 @@ impl<M: Machine> Shard<M> {
 
     pub(super) fn due_of(&self, serving: &Serving<M>) -> Times {
         let due = serving.machine.next_due();
-        let session = due.session.map(|due| serving.loaded_at.saturating_add(due));
-        (earlier(due.wall, serving.save_due()), session)
+        (earlier(due.wall, serving.save_due()), due.session)
     }
 
     /// Closes the shard when its partition ends: nothing more can be committed. A partition that is opened anew comes
@@ -521,19 +518,11 @@ impl<M: Machine> Serving<M> {
         let unsaved = loaded.end > loaded.saved_end;
         Self {
             machine: loaded.machine,
-            loaded_at: loaded.loaded_at,
             end: loaded.end,
             saved_end: loaded.saved_end,
             save_by: unsaved.then(|| after(context.clock.now(), settings.snapshot_interval)),
             save_not_before: Timestamp::NONE,
             saving: false,
-        }
-    }
-
-    fn now(&self, context: &Context<M>) -> Now {
-        Now {
-            wall: context.clock.now(),
-            session: context.clock.sessions().saturating_sub(self.loaded_at),
         }
     }
 }

@@ -2,22 +2,25 @@
 //!
 //! Each heartbeat takes its place with the coordinator before the next is read, and is answered in that order; an answer
 //! that waits for news is set free by the next heartbeat. The stream's end tells the coordinator nothing: sessions do.
+//! Most members are idle, and there may be thousands: a stream has no task but its connection's, and a heartbeat one
+//! future that is small.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
+use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use futures_util::stream::FuturesOrdered;
 use logweir_proto::grpc::v1;
 use logweir_proto::{ErrorCode, PartitionId, TopicId};
-use tokio::sync::mpsc;
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Status, Streaming};
 
 use crate::error::ApiError;
 use crate::faults::Hit;
 use crate::grpc::Handler;
-use crate::grpc::answers::Answers;
+use crate::grpc::answers::{OwnAnswers, Place};
 use crate::grpc::groups::{assignment, inner};
 use crate::grpc::status::{at_most, check_name, invalid, shutting_down};
 use crate::inflight::{Charge, Kept};
@@ -47,22 +50,15 @@ pub(super) fn serve(
     charge: Option<Charge>,
     requests: Streaming<Request>,
 ) -> impl Stream<Item = Result<Answer, Status>> + Send {
-    let (sender, receiver) = mpsc::channel(1);
-    let serving = async move {
+    OwnAnswers::new(|place| async move {
         let ended = tokio::select! {
-            ended = answer_all(&handler, &ctx, charge, requests, &sender) => ended,
-            () = sender.closed() => return,
+            ended = answer_all(&handler, &ctx, charge, requests, &place) => ended,
             () = handler.stop.cancelled() => Err(shutting_down()),
         };
         if let Err(status) = ended {
-            // The member may have gone, or never look again; then nobody needs to know.
-            tokio::select! {
-                _ = sender.send(Err(status)) => {}
-                () = ctx.cut() => {}
-            }
+            place.put(Err(status)).await;
         }
-    };
-    Answers::new(receiver, serving)
+    })
 }
 
 /// Reads and answers until the member ends the stream.
@@ -71,19 +67,17 @@ async fn answer_all(
     ctx: &RequestContext,
     charge: Option<Charge>,
     mut requests: Streaming<Request>,
-    sender: &mpsc::Sender<Result<Answer, Status>>,
+    place: &Place<Answer>,
 ) -> Result<(), Status> {
     let mut group: Option<String> = None;
-    let mut outstanding = FuturesOrdered::new();
+    let mut outstanding = Outstanding::default();
     let mut ended = false;
-    while !(ended && outstanding.is_empty()) {
+    while !(ended && outstanding.0.is_empty()) {
         // Answers first: a heartbeat has its place with the coordinator once it was polled.
         tokio::select! {
             biased;
-            Some(answer) = outstanding.next(), if !outstanding.is_empty() => {
-                let _ = sender.send(Ok(answer)).await;
-            }
-            request = requests.next(), if !ended && outstanding.len() < MAX_OUTSTANDING => {
+            answer = poll_fn(|cx| outstanding.poll(cx)) => place.put(Ok(answer)).await,
+            request = requests.next(), if !ended && outstanding.0.len() < MAX_OUTSTANDING => {
                 let Some(request) = request.transpose()? else {
                     ended = true;
                     continue;
@@ -102,11 +96,43 @@ async fn answer_all(
                     Err(status) => Err(refused(&member_id, &refusal(&status))),
                 };
                 let kept = charge.as_ref().map(|charge| charge.settle(usize::MAX));
-                outstanding.push_back(beat(handler, ctx, expected, kept));
+                let beat = Box::pin(beat(handler, ctx, expected, kept));
+                outstanding.0.push_back(Beat::Waits(beat));
             }
         }
     }
     Ok(())
+}
+
+/// Heartbeats that are not answered yet, in their order.
+#[derive(Default)]
+struct Outstanding<'a>(VecDeque<Beat<'a>>);
+
+enum Beat<'a> {
+    Waits(Pin<Box<dyn Future<Output = Answer> + Send + 'a>>),
+    /// Until those before it are.
+    Answered(Answer),
+}
+
+impl Outstanding<'_> {
+    /// The next answer. Goes on with every heartbeat, not only with the first; pending if there is none.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Answer> {
+        for beat in &mut self.0 {
+            if let Beat::Waits(waiting) = beat
+                && let Poll::Ready(answer) = waiting.as_mut().poll(cx)
+            {
+                *beat = Beat::Answered(answer);
+            }
+        }
+        match self.0.pop_front() {
+            Some(Beat::Answered(answer)) => Poll::Ready(answer),
+            Some(waits) => {
+                self.0.push_front(waits);
+                Poll::Pending
+            }
+            None => Poll::Pending,
+        }
+    }
 }
 
 /// A heartbeat that is to take its place, with the fault that it is to suffer.

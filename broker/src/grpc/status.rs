@@ -73,7 +73,7 @@ pub(super) fn at_most(what: &str, count: usize, limit: usize) -> Result<(), Stat
         return Ok(());
     }
     Err(invalid(format!(
-        "{count} {what} in one request, at most {limit} are taken; send several requests"
+        "{count} {what} at once, at most {limit} are taken; name fewer at a time"
     )))
 }
 

@@ -236,7 +236,7 @@ impl From<GroupError> for ApiError {
             ErrorCode::StaleMemberEpoch | ErrorCode::IllegalGeneration => {
                 "nothing was changed; the group has moved on, look whether the partition is still yours"
             }
-            ErrorCode::NonEmptyGroup => "nothing was changed; try again when they have left",
+            ErrorCode::NonEmptyGroup => "nothing was changed; stop them first",
             ErrorCode::GroupIdNotFound => "check the group's id",
             ErrorCode::GroupSubscribedToTopic => "stop the members that are subscribed first",
             _ => "",
@@ -328,7 +328,8 @@ impl Service {
             request.wait = None;
         }
         let work = || -> Work<'_, ConsumerHeartbeatAnswer> { Box::pin(self.beat(request.clone())) };
-        self.endure(ctx, &hit, work).await
+        // Boxed, so that the many heartbeats without a fault take no room for it.
+        Box::pin(self.endure(ctx, &hit, work)).await
     }
 
     async fn beat(&self, request: ConsumerHeartbeat) -> Result<ConsumerHeartbeatAnswer, ApiError> {

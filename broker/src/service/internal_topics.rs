@@ -19,6 +19,11 @@ impl Service {
         if self.partitions().partition_count(name).is_some() {
             return Ok(());
         }
+        // Boxed, so that the many calls that find it take no room for it.
+        Box::pin(self.make_internal_topic(name)).await
+    }
+
+    async fn make_internal_topic(&self, name: &str) -> Result<(), ApiError> {
         let topic = NewTopic {
             name: name.to_owned(),
             partitions: self.config.topics.internal_num_partitions,

@@ -78,6 +78,24 @@ impl OffsetToCommit {
         self.metadata = metadata.into();
         self
     }
+
+    /// Offsets of a group in as few parts as the broker sets at once, each of them whole or not at all; in order, and none
+    /// of no offsets. [`Admin::reset_offsets`] and [`Admin::commit_group_offsets`] do the same with what is too much for
+    /// one request; who sets the parts one by one is told of each what was committed before, also if a later one fails.
+    ///
+    /// ```
+    /// use logweir_client::{Offset, OffsetToCommit, PartitionId};
+    ///
+    /// let offset = |number| OffsetToCommit::new("flights", PartitionId::new(number), Offset::ZERO);
+    /// let offsets: Vec<_> = (0..12_000).map(offset).collect();
+    /// let parts = OffsetToCommit::parts("billing", &offsets);
+    /// assert_eq!(parts.iter().map(|part| part.len()).sum::<usize>(), 12_000);
+    /// assert!(parts.iter().all(|part| part.len() <= 10_000));
+    /// ```
+    #[must_use]
+    pub fn parts<'a>(group_id: &str, offsets: &'a [Self]) -> Vec<&'a [Self]> {
+        parts(group_id, offsets)
+    }
 }
 
 impl From<CommittedOffset> for OffsetToCommit {

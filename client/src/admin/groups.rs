@@ -71,7 +71,9 @@ impl FromStr for GroupState {
             .iter()
             .find(|(_, name)| name.eq_ignore_ascii_case(text));
         found.map(|(state, _)| *state).ok_or_else(|| {
-            let names: Vec<&str> = Self::NAMES.iter().map(|(_, name)| *name).collect();
+            // A group that is gone is in no list.
+            let listed = Self::NAMES.iter().filter(|(state, _)| *state != Self::Dead);
+            let names: Vec<&str> = listed.map(|(_, name)| *name).collect();
             Error::invalid(format!(
                 "{text:?} is no state of a group; there are {}",
                 names.join(", ")

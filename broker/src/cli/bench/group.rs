@@ -42,7 +42,14 @@ Examples:
 A broker of this program is started in a temporary folder with a topic of so many
 partitions. So many members join one group; when each has its share, one leaves,
 and it is measured how long it takes until the others have all partitions. Then
-the group is left alone, and the broker's processor time is measured.";
+the group is left alone, and the broker's processor time is measured.
+
+Each member has a connection of its own, as members in processes of their own
+have, and no two share a write or a wake-up. A rebalance leaves members beating
+in step, which costs the broker less than members that came one by one: before
+idle members are measured, each waits once for its part of the heartbeat interval,
+so that their heartbeats are spread over it. (The broker answers those that wait
+about as long at one time.) With --in-step they stay as the rebalance left them.";
 
 /// Measure a consumer group: rebalance, and the cost of idle members
 #[derive(Debug, Args)]
@@ -60,6 +67,9 @@ pub(super) struct GroupBench {
     /// How long to measure the idle group
     #[arg(long, default_value = "30s", value_name = "TIME", value_parser = run_time)]
     duration: Duration,
+    /// Leave idle members beating in step, as the rebalance has put them
+    #[arg(long)]
+    in_step: bool,
     /// A broker that keeps everything in memory
     #[arg(long)]
     in_memory: bool,
@@ -107,31 +117,35 @@ impl GroupBench {
     ) -> anyhow::Result<Measured> {
         let count = usize::try_from(self.members)?;
         let shares = Arc::new(Shares::new(count));
-        let (leave, leaving) = watch::channel(false);
+        let (stage, of_members) = watch::channel(Stage::Share);
         let began = Instant::now();
         for index in 0..count {
             let member = Member::connect(&broker.address, index).await?;
-            members.spawn(member.live(Arc::clone(&shares), leaving.clone()));
+            members.spawn(member.live(Arc::clone(&shares), of_members.clone()));
         }
         let partitions = usize::try_from(self.partitions)?;
-        let fair = |owned: &[usize]| {
-            let share = partitions / owned.len();
-            owned.iter().sum::<usize>() == partitions && owned.iter().all(|n| *n >= share)
+        let fair = |shares: &[Share]| {
+            let least = partitions / shares.len();
+            total(shares) == partitions && shares.iter().all(|s| s.owned >= least)
         };
         shares.until(members, fair).await?;
         let joined = began.elapsed();
         tokio::time::sleep_until((Instant::now() + self.settle).into()).await;
 
         let (cpu, began) = (process::exact_cpu_time(broker.pid())?, Instant::now());
-        leave.send_replace(true);
+        stage.send_replace(Stage::Leave);
         shares
-            .until(members, |owned| {
-                owned[1..].iter().sum::<usize>() == partitions
-            })
+            .until(members, |shares| total(&shares[1..]) == partitions)
             .await?;
         let rebalanced = began.elapsed();
         let rebalance_cpu = process::exact_cpu_time(broker.pid())?.saturating_sub(cpu);
 
+        if !self.in_step {
+            stage.send_replace(Stage::Spread);
+            shares
+                .until(members, |shares| shares[1..].iter().all(|s| s.is_spread))
+                .await?;
+        }
         tokio::time::sleep_until((Instant::now() + self.settle).into()).await;
         let (cpu, began) = (process::exact_cpu_time(broker.pid())?, Instant::now());
         tokio::time::sleep_until((began + self.duration).into()).await;
@@ -169,10 +183,14 @@ impl GroupBench {
         let percent = measured.idle_cpu.as_secs_f64() / measured.idle.as_secs_f64() * 100.0;
         report.note("idle_cpu_seconds", measured.idle_cpu.as_secs_f64());
         report.note("idle_seconds", measured.idle.as_secs_f64());
+        report.note("idle_in_step", self.in_step);
         report.add(
             "idle_cpu_percent_of_a_core",
             percent,
-            "idle",
+            match self.in_step {
+                true => "idle, in step",
+                false => "idle, spread",
+            },
             format!(
                 "{percent:.3} % of a core ({} in {})",
                 short(measured.idle_cpu),
@@ -191,33 +209,64 @@ struct Measured {
     idle: Duration,
 }
 
-/// How many partitions each member owns.
+/// What the members are to do, one after the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Stage {
+    /// Share the partitions out.
+    Share,
+    /// The first is to leave.
+    Leave,
+    /// The others are to beat at times of their own.
+    Spread,
+}
+
+/// How far a member is.
+#[derive(Clone, Copy, Debug, Default)]
+struct Share {
+    /// Partitions that it owns.
+    owned: usize,
+    /// It beats at a time of its own.
+    is_spread: bool,
+}
+
+fn total(shares: &[Share]) -> usize {
+    shares.iter().map(|share| share.owned).sum()
+}
+
+/// How far each member is.
 struct Shares {
-    owned: Mutex<Vec<usize>>,
+    of_members: Mutex<Vec<Share>>,
     changed: Notify,
 }
 
 impl Shares {
     fn new(members: usize) -> Self {
         Self {
-            owned: Mutex::new(vec![0; members]),
+            of_members: Mutex::new(vec![Share::default(); members]),
             changed: Notify::new(),
         }
     }
 
-    fn set(&self, member: usize, owned: usize) {
-        self.owned.lock()[member] = owned;
+    fn change(&self, member: usize, change: impl FnOnce(&mut Share)) {
+        change(&mut self.of_members.lock()[member]);
         self.changed.notify_one();
+    }
+
+    /// How long a member is to wait once, so that the heartbeats of all are spread evenly over an interval.
+    fn part(&self, member: usize, interval: Duration) -> Duration {
+        let part = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        let count = part(self.of_members.lock().len());
+        interval.saturating_mul(part(member)) / count.max(1)
     }
 
     /// Waits until the partitions are shared out so; an error of a member, or that it takes too long, ends it.
     async fn until(
         &self,
         members: &mut JoinSet<anyhow::Result<()>>,
-        shared: impl Fn(&[usize]) -> bool,
+        shared: impl Fn(&[Share]) -> bool,
     ) -> anyhow::Result<()> {
         let waiting = async {
-            while !shared(&self.owned.lock()) {
+            while !shared(&self.of_members.lock()) {
                 tokio::select! {
                     () = self.changed.notified() => {}
                     Some(ended) = members.join_next() => ended.context("a member's task failed")??,
@@ -291,14 +340,16 @@ impl Member {
     async fn live(
         mut self,
         shares: Arc<Shares>,
-        mut leaving: watch::Receiver<bool>,
+        mut stage: watch::Receiver<Stage>,
     ) -> anyhow::Result<()> {
+        let mut is_spread = false;
         loop {
-            let asked_to_leave = async { leaving.wait_for(|leave| *leave).await.is_ok() };
+            let is_to_spread = !is_spread && *stage.borrow() == Stage::Spread;
+            let asked_to_leave = async { stage.wait_for(|s| *s >= Stage::Leave).await.is_ok() };
             let answer = tokio::select! {
                 answer = self.answers.message() => answer?.context("the broker ended the stream")?,
                 true = asked_to_leave, if self.index == 0 => {
-                    shares.set(0, 0);
+                    shares.change(0, |share| share.owned = 0);
                     return self.leave().await;
                 }
             };
@@ -309,9 +360,16 @@ impl Member {
             let mut next = self.heartbeat();
             if let Some(assignment) = answer.assignment {
                 let owned = assignment.topics.iter().map(|topic| topic.partitions.len());
-                shares.set(self.index, owned.sum());
+                shares.change(self.index, |share| share.owned = owned.sum());
                 self.owned = assignment;
                 next.owned = Some(self.owned.clone());
+            }
+            if is_to_spread {
+                let interval = Duration::from_millis(answer.heartbeat_interval_ms.into());
+                let part = shares.part(self.index, interval);
+                tokio::time::sleep_until((Instant::now() + part).into()).await;
+                is_spread = true;
+                shares.change(self.index, |share| share.is_spread = true);
             }
             self.requests.send(next).await?;
         }

@@ -8,7 +8,7 @@ use super::members::member_json;
 use super::{advised, or_dash};
 use crate::cli::connection::ServerArgs;
 use crate::cli::exit::Exit;
-use crate::cli::output::{OutputArgs, OutputFormat, Rows, print_json, print_line};
+use crate::cli::output::{OutputArgs, OutputFormat, Rows, print_json, print_line, printable};
 use crate::cli::time::{format_age, whole_ms};
 use crate::words::counted;
 
@@ -74,7 +74,8 @@ fn print_group(group: &GroupDescription) -> std::io::Result<()> {
         traits.push(format!("epoch {epoch}"));
     }
     traits.push(format!("coordinator {}", group.coordinator));
-    print_line(&format!("{}: {}", group.group_id, traits.join(", ")))?;
+    let line = format!("{}: {}", group.group_id, traits.join(", "));
+    print_line(&printable(&line))?;
     let members = match group.members.len() {
         0 => "no members".to_owned(),
         count => counted(count, "member"),

@@ -17,7 +17,8 @@ Examples:
   logweir group members billing --output json | jq -r .member
 
 An assignment is written as topic:partitions, such as orders:0-3,7. Members of
-classic groups have no epoch.";
+classic groups have no epoch. INSTANCE is the id of a static member; there is no
+such column if the group has none.";
 
 /// Show the members of a group, with assignment and lag
 #[derive(Debug, Args)]
@@ -46,33 +47,51 @@ impl Members {
             eprintln!("group {} has no members", self.group);
             return Ok(Exit::Done);
         }
-        let headings = [
-            "MEMBER",
-            "CLIENT ID",
-            "HOST",
-            "EPOCH",
-            "PARTITIONS",
-            "ASSIGNMENT",
-            "LAG",
-            "LAG TIME",
-        ];
-        let mut rows = Rows::new(&headings).right(&[3, 4, 6, 7]);
-        for member in &group.members {
-            let epoch = member.member_epoch.map(|epoch| epoch.to_string());
-            rows.push(vec![
-                member.member_id.clone(),
-                or_dash(&member.client_id),
-                or_dash(&member.client_host),
-                epoch.unwrap_or_else(|| "-".to_owned()),
-                member.assignment.len().to_string(),
-                or_dash(&in_words(&member.assignment)),
-                member.lag_records.to_string(),
-                member.lag_time.map_or_else(|| "-".to_owned(), format_age),
-            ]);
-        }
-        rows.print()?;
+        member_rows(&group.members).print()?;
         Ok(Exit::Done)
     }
+}
+
+/// A row for each member; instance ids, as in Kafka's tool, only where there are any.
+fn member_rows(members: &[GroupMember]) -> Rows {
+    let is_static = members.iter().any(|member| member.instance_id.is_some());
+    let mut headings = vec![
+        "MEMBER",
+        "CLIENT ID",
+        "HOST",
+        "EPOCH",
+        "PARTITIONS",
+        "ASSIGNMENT",
+        "LAG",
+        "LAG TIME",
+    ];
+    let mut numbers = [3, 4, 6, 7];
+    if is_static {
+        headings.insert(1, "INSTANCE");
+        numbers = numbers.map(|column| column + 1);
+    }
+    let mut rows = Rows::new(&headings).right(&numbers);
+    for member in members {
+        let epoch = member.member_epoch.map(|epoch| epoch.to_string());
+        let mut cells = vec![
+            member.member_id.clone(),
+            or_dash(&member.client_id),
+            or_dash(&member.client_host),
+            epoch.unwrap_or_else(|| "-".to_owned()),
+            member.assignment.len().to_string(),
+            or_dash(&in_words(&member.assignment)),
+            member.lag_records.to_string(),
+            member.lag_time.map_or_else(|| "-".to_owned(), format_age),
+        ];
+        if is_static {
+            cells.insert(
+                1,
+                or_dash(member.instance_id.as_deref().unwrap_or_default()),
+            );
+        }
+        rows.push(cells);
+    }
+    rows
 }
 
 /// `orders:0-3,7 payments:1`.

@@ -1,12 +1,12 @@
 //! `logweir group reset`: where a group goes on reading, first shown and then done.
 
 use clap::Args;
-use logweir_client::{Offset, ResetTo};
+use logweir_client::{Offset, ResetOffset, ResetTo};
 
 use super::advised;
 use crate::cli::connection::ServerArgs;
 use crate::cli::exit::{Exit, usage};
-use crate::cli::moved_offsets::MovedOffsets;
+use crate::cli::moved_offsets::{MovedOffset, MovedOffsets, Outcome};
 use crate::cli::output::OutputArgs;
 use crate::cli::partition_list::PartitionList;
 use crate::cli::time::When;
@@ -22,8 +22,8 @@ Examples:
 
 Without --execute nothing is changed: it is only shown what would be. All of it
 is done, or nothing. A group with members is refused: stop them first. Offsets
-are kept between the first and the end of each partition. A group that does not
-exist is made if topics are given.";
+are clipped to the first and the end of each partition, and the row says so
+(clipped_from in JSON). A group that does not exist is made if topics are given.";
 
 /// Set where a group without members goes on reading; shows it only, without --execute
 #[derive(Debug, Args)]
@@ -83,6 +83,16 @@ impl Target {
             None => Ok(ResetTo::Earliest),
         }
     }
+
+    /// With what was asked for, where that is a number.
+    fn moved(&self, reset: Vec<ResetOffset>) -> Vec<MovedOffset> {
+        let moved = |reset: ResetOffset| {
+            let shifted = self.shift_by.zip(reset.before);
+            let shifted = shifted.map(|(by, before)| before.get().saturating_add(by));
+            MovedOffset::new(reset, self.to_offset.or(shifted))
+        };
+        reset.into_iter().map(moved).collect()
+    }
 }
 
 impl Reset {
@@ -90,13 +100,29 @@ impl Reset {
         let to = self.target.read()?;
         let topics: Vec<_> = self.topics.iter().map(PartitionList::named).collect();
         let admin = self.server.connect().await?.admin();
-        let reset = admin
-            .reset_offsets(&self.group, &topics, to, !self.execute)
-            .await
-            .map_err(|error| advised(error, &self.group))?;
+        let reset = |dry_run| admin.reset_offsets(&self.group, &topics, to.clone(), dry_run);
         let mut moved = MovedOffsets::new(self.output.format(), self.execute);
-        moved.tell(&self.group, &reset)?;
-        moved.finish()?;
-        Ok(Exit::Done)
+        // Also where it is done: what was committed before is known then, even if the answer is lost.
+        let planned = reset(true).await;
+        let planned = planned.map_err(|error| advised(error, &self.group))?;
+        if !self.execute {
+            moved.tell(&self.group, &self.target.moved(planned), Outcome::Shown)?;
+            moved.finish()?;
+            return Ok(Exit::Done);
+        }
+        match reset(false).await {
+            Ok(set) => {
+                moved.tell(&self.group, &self.target.moved(set), Outcome::Set)?;
+                moved.finish()?;
+                Ok(Exit::Done)
+            }
+            Err(error) => {
+                if let Some(outcome) = Outcome::of_failed(&error) {
+                    moved.tell(&self.group, &self.target.moved(planned), outcome)?;
+                    moved.finish()?;
+                }
+                Err(advised(error, &self.group).into())
+            }
+        }
     }
 }

@@ -29,6 +29,12 @@ pub(super) struct Export {
     output_file: Option<PathBuf>,
     #[command(flatten)]
     server: ServerArgs,
+    /// How to print; there is only JSON
+    #[arg(long, value_name = "FORMAT", value_parser = ["json"])]
+    output: Option<String>,
+    /// Changes nothing: it is JSON always
+    #[arg(long, conflicts_with = "output")]
+    json: bool,
 }
 
 impl Export {

@@ -143,8 +143,22 @@ fn read_id<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Uuid>, D
     id.transpose()
 }
 
+/// A list is what a person would write, or another tool: it is told apart from a file that is no JSON at all.
+fn refuse_list(text: &str) -> anyhow::Result<()> {
+    let Ok(serde_json::Value::Array(items)) = serde_json::from_str(text) else {
+        return Ok(());
+    };
+    if items.is_empty() {
+        bail!("is an empty list, []: it has no group in it");
+    }
+    bail!(
+        "is a list; it is to have the objects of groups one after another, which `jq -c '.[]'` makes of it (see --help)"
+    )
+}
+
 /// Reads a whole file, and refuses it if anything in it cannot be meant.
 pub(super) fn parse(text: &str) -> anyhow::Result<Vec<GroupOffsets>> {
+    refuse_list(text)?;
     let mut groups: Vec<GroupOffsets> = Vec::new();
     for group in serde_json::Deserializer::from_str(text).into_iter() {
         let group: GroupOffsets =
@@ -201,7 +215,10 @@ mod tests {
         let of = |offsets: &str| format!(r#"{{"group":"g","offsets":[{offsets}]}}"#);
         let one = r#"{"topic":"t","partition":0,"offset":1}"#;
         check("", "no group");
-        check("[]", "--help");
+        check("[]", "empty list");
+        check(" [\n] ", "no group");
+        check(&format!("[{}]", of("")), "jq");
+        check("[", "--help");
         check("{\"group\":\"g\"}", "offsets");
         check(r#"{"group":"","offsets":[]}"#, "no id");
         check(&format!("{}{}", of(one), of(one)), "twice");

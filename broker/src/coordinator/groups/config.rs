@@ -23,6 +23,11 @@ pub(crate) struct GroupConfig {
     pub(crate) consumer_session_timeout: Duration,
     /// `group.consumer.heartbeat.interval.ms`, told to members; also how long a heartbeat may wait for news.
     pub(crate) consumer_heartbeat_interval: Duration,
+    /// KIP-848 groups of so many members are assigned anew at most once in a while. No setting: smaller ones lose nothing by
+    /// being assigned at each change.
+    pub(crate) consumer_batched_size: usize,
+    /// That while, for each member; at most the heartbeat interval in all.
+    pub(crate) consumer_assignment_pause: Duration,
     /// How long the join of a classic member that never heartbeat may wait: 5 minutes, as in Kafka.
     pub(crate) new_member_join_timeout: Duration,
     /// `offset.metadata.max.bytes`.
@@ -66,6 +71,8 @@ impl Default for GroupConfig {
             consumer_max_size: 10_000,
             consumer_session_timeout: Duration::from_secs(45),
             consumer_heartbeat_interval: Duration::from_secs(5),
+            consumer_batched_size: 250,
+            consumer_assignment_pause: Duration::from_millis(1),
             new_member_join_timeout: Duration::from_secs(5 * 60),
             offset_metadata_max_bytes: 4_096,
             offsets_retention: Duration::from_secs(7 * 86_400),

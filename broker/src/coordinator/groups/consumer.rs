@@ -41,20 +41,29 @@ use crate::coordinator::machine::{CallId, Now};
 /// So many members that were removed for not polling are remembered, to tell them why.
 const REMEMBERED_IDLERS: usize = 1_000;
 
-/// Heartbeats wait until a multiple of this, if they may wait much longer: those that have begun to wait about the same
-/// time are answered together, and so is what their members send next. One by one, a thousand idle members woke the
-/// broker two hundred times a second.
-const WAIT_STEP: Duration = Duration::from_millis(100);
+/// Heartbeats that may wait for an interval wait until a multiple of this part of it: those that have begun to wait about
+/// the same time are answered together, and so is what their members send next. One by one, a thousand idle members woke
+/// the broker hundreds of times a second, which cost five times as much.
+const WAIT_PARTS: u32 = 10;
+
+/// After so many changes a group is assigned anew in any case, so that its targets fit a batch of the log.
+const MAX_UNASSIGNED: usize = 1_000;
 
 /// What is transient of a group.
 #[derive(Debug, Default)]
 pub(super) struct Live {
     /// The topics may have changed since the group last looked.
     is_refresh_due: bool,
+    /// When the target assignment was made last.
+    assigned_at: Option<Duration>,
+    /// Changes since then that it does not know of.
+    unassigned: usize,
     /// Heartbeats that wait for news.
     waiting: BTreeMap<MemberId, CallId>,
-    /// Whom of them there may be news for.
+    /// Whom of them there may be news for, beside all if `check_all` says so.
     to_check: BTreeSet<MemberId>,
+    /// There may be news for whoever waits when the timer for it rings.
+    check_all: bool,
 }
 
 /// Members that were removed because they did not poll, the oldest first.
@@ -85,15 +94,16 @@ impl Idlers {
     }
 }
 
-/// Until when a heartbeat waits that may wait for so long, at most.
-fn until(now: Now, wait: Duration) -> Duration {
-    let at = now.session.saturating_add(wait);
-    if wait < 10 * WAIT_STEP {
-        return at;
+/// Until when a heartbeat waits, at most an interval.
+fn until(now: Now, wait: Duration, interval: Duration) -> Duration {
+    let at = now.session.saturating_add(wait.min(interval));
+    let surplus = at
+        .as_nanos()
+        .checked_rem((interval / WAIT_PARTS).as_nanos());
+    match surplus.map(u64::try_from) {
+        Some(Ok(surplus)) if wait >= interval => at.saturating_sub(Duration::from_nanos(surplus)),
+        _ => at,
     }
-    let step = WAIT_STEP.as_nanos();
-    let surplus = u64::try_from(at.as_nanos() % step).unwrap_or(0);
-    at.saturating_sub(Duration::from_nanos(surplus))
 }
 
 impl GroupMachine {
@@ -167,7 +177,7 @@ impl GroupMachine {
         let Some(wait) = request.wait.filter(|_| !is_news) else {
             return Ok(Some(answer));
         };
-        let at = until(now, wait.min(interval));
+        let at = until(now, wait, interval);
         self.timers
             .set(Timer::ConsumerWait(group(), Arc::clone(&member_id)), at);
         self.waiting.insert(call, (group(), Arc::clone(&member_id)));
@@ -197,8 +207,27 @@ impl GroupMachine {
                 .consumer
                 .get(id)
                 .is_some_and(|live| live.is_refresh_due),
+            may_assign: self.may_assign_at(id) <= now.session,
             now: now.wall,
         }
+    }
+
+    /// When the target assignment of a group may be made. One of a large group is made at most once in a while: it costs
+    /// every member a step to the next epoch, and as long as members come one by one all but the last would be for
+    /// nothing (as in KIP-1263, which has one interval for groups of every size).
+    fn may_assign_at(&self, id: &GroupId) -> Duration {
+        let live = self.consumer.get(id);
+        let live = live.filter(|live| live.unassigned < MAX_UNASSIGNED);
+        let size = self.state.consumer(id).map_or(0, |g| g.members.len());
+        let Some(assigned_at) = live
+            .and_then(|live| live.assigned_at)
+            .filter(|_| size >= self.config.consumer_batched_size)
+        else {
+            return Duration::ZERO;
+        };
+        let size = u32::try_from(size).unwrap_or(u32::MAX);
+        let pause = self.config.consumer_assignment_pause.saturating_mul(size);
+        assigned_at.saturating_add(pause.min(self.config.consumer_heartbeat_interval))
     }
 
     /// Says why somebody is no member, if that is known.
@@ -231,20 +260,27 @@ impl GroupMachine {
         if plan.records.is_empty() {
             live.is_refresh_due = false;
         }
+        if plan.has_assigned {
+            live.assigned_at = Some(now.session);
+            live.unassigned = 0;
+        }
+        live.unassigned += usize::from(plan.owes_assignment && plan.has_moved);
         decision.records.extend(plan.records);
         if plan.stirs_others {
-            self.stir(group, now);
+            self.stir(group, now.session);
+        }
+        if plan.owes_assignment {
+            let at = self.may_assign_at(group).max(now.session);
+            self.stir(group, at);
         }
     }
 
-    /// Lets whoever waits look whether there are news.
-    fn stir(&mut self, group: &GroupId, now: Now) {
-        if let Some(live) = self.consumer.get_mut(group)
-            && !live.waiting.is_empty()
-        {
-            live.to_check = live.waiting.keys().cloned().collect();
+    /// Lets whoever waits at `at` look whether there are news.
+    fn stir(&mut self, group: &GroupId, at: Duration) {
+        if let Some(live) = self.consumer.get_mut(group) {
+            live.check_all = true;
             self.timers
-                .set(Timer::ConsumerNews(Arc::clone(group)), now.session);
+                .hasten(Timer::ConsumerNews(Arc::clone(group)), at);
         }
     }
 
@@ -358,7 +394,7 @@ impl GroupMachine {
             decision
                 .records
                 .push(GroupRecord::Current(group, member, Some(current)));
-            self.stir(group_id, now);
+            self.stir(group_id, now.session);
         } else {
             self.fence(group_id, id, now, decision);
         }
@@ -380,12 +416,14 @@ impl GroupMachine {
             let mut draft = Draft::new(id, Cow::Borrowed(group));
             draft.remove(member);
             let patterns = self.config.patterns;
-            let hash = Subscriptions::new(&self.topics, patterns).hash(&draft.group);
+            let hash = Subscriptions::new(&self.topics, patterns).hash(draft.subscribed());
             draft.bump(hash, now.wall);
             decision.records.append(&mut draft.records);
         }
         self.forget_member(id, member, decision);
-        self.stir(id, now);
+        // What it had is given to others with the next assignment.
+        let at = self.may_assign_at(id).max(now.session);
+        self.stir(id, at);
     }
 
     /// Does what one timer of a KIP-848 member or group is for.
@@ -406,12 +444,17 @@ impl GroupMachine {
 
     /// Takes those that may have news until one has: the next decision must see what that one wrote.
     fn look_for_news(&mut self, id: &GroupId, now: Now, decision: &mut Decision) {
+        if let Some(live) = self.consumer.get_mut(id)
+            && std::mem::take(&mut live.check_all)
+        {
+            live.to_check = live.waiting.keys().cloned().collect();
+        }
         while decision.records.is_empty() {
             let Some(live) = self.consumer.get_mut(id) else {
                 return;
             };
             let Some(member) = live.to_check.pop_first() else {
-                return;
+                return self.look_again_when_assigned(id, now);
             };
             let known = self.known(id, now);
             let Some(group) = self.state.consumer(id) else {
@@ -435,13 +478,20 @@ impl GroupMachine {
             }
             self.carry_out(id, &member, plan, now, decision);
         }
-        if self
-            .consumer
-            .get(id)
-            .is_some_and(|live| !live.to_check.is_empty())
-        {
-            self.timers
-                .set(Timer::ConsumerNews(Arc::clone(id)), now.session);
+        self.timers
+            .hasten(Timer::ConsumerNews(Arc::clone(id)), now.session);
+    }
+
+    /// The timer may have rung for something else, before an assignment may be made that is still to come.
+    fn look_again_when_assigned(&mut self, id: &GroupId, now: Now) {
+        let owes = self
+            .state
+            .consumer(id)
+            .is_some_and(ConsumerGroup::owes_assignment);
+        let waits = |live: &Live| !live.waiting.is_empty();
+        let at = self.may_assign_at(id);
+        if owes && at > now.session && self.consumer.get(id).is_some_and(waits) {
+            self.stir(id, at);
         }
     }
 
@@ -453,7 +503,7 @@ impl GroupMachine {
             stirred.push(Arc::clone(id));
         }
         for id in stirred {
-            self.stir(&id, now);
+            self.stir(&id, now.session);
         }
     }
 
@@ -556,10 +606,10 @@ impl GroupMachine {
                 .any(|m| m.value.topic_names.contains(topic));
         };
         let mut subscriptions = Subscriptions::new(&self.topics, self.config.patterns);
-        group
-            .members
-            .values()
-            .any(|m| subscriptions.of(&m.value).contains_key(&found.id))
+        group.members.values().any(|m| {
+            let (names, pattern) = (&m.value.topic_names, m.value.topic_regex.as_ref());
+            subscriptions.of(names, pattern).contains_key(&found.id)
+        })
     }
 
     pub(super) fn describe_consumer(

@@ -272,6 +272,6 @@ fn later(at: Timestamp, span: Duration) -> Timestamp {
 
 /// The error for what may be done to groups without members only.
 pub(super) fn non_empty(id: &str) -> GroupError {
-    let message = format!("group {id:?} has members; stop them first");
+    let message = format!("group {id:?} has members");
     GroupError::new(ErrorCode::NonEmptyGroup, message)
 }

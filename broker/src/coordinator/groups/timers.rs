@@ -64,6 +64,13 @@ impl Timers {
         }
     }
 
+    /// Sets a timer unless it is due by then.
+    pub(super) fn hasten(&mut self, timer: Timer, at: Duration) {
+        if self.set.get(&timer).is_none_or(|times| times.due > at) {
+            self.set(timer, at);
+        }
+    }
+
     pub(super) fn cancel(&mut self, timer: &Timer) {
         if let Some((timer, times)) = self.set.remove_entry(timer) {
             self.order.remove(&(times.place, timer));
@@ -132,6 +139,12 @@ mod tests {
         timers.set(timer("b"), 2 * SECOND);
         assert_eq!(timers.pop(3 * SECOND), Some(timer("b")));
         assert_eq!(timers.pop(3 * SECOND), Some(timer("a")));
+        // Only ever to an earlier time.
+        for at in [9, 7, 8] {
+            timers.hasten(timer("d"), at * SECOND);
+        }
+        assert_eq!(timers.pop(6 * SECOND), None);
+        assert_eq!(timers.pop(7 * SECOND), Some(timer("d")));
         assert_eq!(timers.pop(Duration::MAX), None);
         assert_eq!(timers.len(), 0);
     }

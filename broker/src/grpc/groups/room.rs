@@ -18,7 +18,8 @@ const FIRST_BYTES: usize = 64 << 10;
 /// What a group takes in an answer beside its strings, members and partitions.
 pub(super) const GROUP_BYTES: usize = 512;
 
-/// What one answer has taken.
+/// What one answer has taken. It is held while later groups are described, for as long as that takes: the groups before
+/// them lie in memory all the while, and at most twice their bytes are held.
 #[derive(Debug)]
 pub(super) struct AnswerRoom {
     /// `None` in process, where the caller's memory is the broker's.

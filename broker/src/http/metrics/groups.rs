@@ -11,6 +11,10 @@ use crate::service::{GroupDescription, Service};
 
 /// Partitions and members of groups on one page; a page must have an end.
 const MAX_SERIES: usize = 20_000;
+/// And the bytes of their labels, as they are before they are escaped: names may have thousands.
+const MAX_BYTES: usize = 16 << 20;
+/// What the names and quotes of one series take beside its labels' values.
+const SERIES_BYTES: usize = 64;
 /// How long a page waits for lists of groups, and for groups in all; what is not known by then is left out.
 const LIST_PATIENCE: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -24,6 +28,8 @@ pub(in crate::http) struct GroupValues {
     groups: i64,
     left_out: i64,
     unlisted_partitions: i64,
+    /// What [`MAX_BYTES`] is for.
+    bytes: usize,
     members: Vec<Series<i64>>,
     partition_records: Vec<Series<i64>>,
     partition_seconds: Vec<Series<f64>>,
@@ -62,13 +68,15 @@ impl GroupValues {
     fn take(&mut self, group: &GroupDescription) -> Taken {
         let used = self.members.len() + self.partition_records.len() + self.member_records.len();
         let wanted = 1 + group.members.len() + group.partitions.len();
-        if wanted > MAX_SERIES {
+        let bytes = bytes_of(group);
+        if wanted > MAX_SERIES || bytes > MAX_BYTES {
             return Taken::NeverFits;
         }
         // A smaller group may still fit, but to find it all others would have to be described.
-        if used + wanted > MAX_SERIES {
+        if used + wanted > MAX_SERIES || self.bytes + bytes > MAX_BYTES {
             return Taken::PageIsFull;
         }
+        self.bytes += bytes;
         self.add(group);
         Taken::Whole
     }
@@ -132,6 +140,15 @@ impl GroupValues {
     }
 }
 
+/// The bytes of a group's labels: records and seconds of each partition and of each member.
+fn bytes_of(group: &GroupDescription) -> usize {
+    let each = SERIES_BYTES + group.group_id.len();
+    let partitions = group.partitions.iter().map(|p| each + p.topic.len());
+    let members = group.members.iter();
+    let members = members.map(|m| each + m.member_id.len() + m.client_id.len());
+    each + 2 * partitions.chain(members).sum::<usize>()
+}
+
 /// What became of a group.
 #[derive(Debug, PartialEq, Eq)]
 enum Taken {
@@ -173,9 +190,14 @@ mod tests {
     use crate::service::groups::Lag;
 
     fn group(partitions: usize) -> GroupDescription {
+        group_of("t", partitions)
+    }
+
+    fn group_of(topic: &str, partitions: usize) -> GroupDescription {
+        let topic: Arc<str> = topic.into();
         let partitions = (0..).map(PartitionId::new).take(partitions);
         let partition = |partition| GroupPartition {
-            topic: "t".into(),
+            topic: Arc::clone(&topic),
             topic_id: None,
             partition,
             member_id: None,
@@ -210,5 +232,17 @@ mod tests {
             values.members.len() + values.partition_records.len(),
             MAX_SERIES
         );
+    }
+
+    /// Twenty thousand series with names of the greatest length were hundreds of megabytes.
+    #[test]
+    fn a_page_is_full_by_its_bytes_too() {
+        let long = "t".repeat(MAX_BYTES / 1_000);
+        let mut values = GroupValues::default();
+        assert_eq!(values.take(&group_of(&long, 500)), Taken::NeverFits);
+        assert_eq!(values.take(&group_of(&long, 400)), Taken::Whole);
+        assert_eq!(values.take(&group_of(&long, 100)), Taken::PageIsFull);
+        assert_eq!(values.take(&group(1)), Taken::Whole);
+        assert!(values.bytes <= MAX_BYTES);
     }
 }

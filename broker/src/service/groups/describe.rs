@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use logweir_proto::{LeaderEpoch, NodeId, Offset, PartitionId, TopicId};
+use tokio::sync::oneshot;
 
 use super::lag::{Lag, lag};
 use super::{answer, other_kind};
@@ -159,8 +160,9 @@ impl Service {
         };
         let (partitions, now) = (Arc::clone(&self.partitions), self.clock.now());
         let kept = measured.clone();
-        let measure = move || {
-            for of_group in &mut measured {
+        let (sender, done) = oneshot::channel();
+        tokio::task::spawn_blocking(move || {
+            let measure = |of_group: &mut GroupPartition| {
                 let found = of_group.topic_id.and_then(|id| {
                     let found = partitions.get(&of_group.topic, Some(id), of_group.partition);
                     found.ok()
@@ -168,17 +170,30 @@ impl Service {
                 if let Some(partition) = found {
                     of_group.measure(&partition, now);
                 }
-            }
-            // Not before, also if nobody waits for it any more.
+            };
+            each_while_waited_for(&mut measured, &sender, measure);
+            // Not before, though who asked may have gone.
             drop(turn);
-            measured
-        };
-        tokio::task::spawn_blocking(measure)
-            .await
-            .unwrap_or_else(|error| {
-                tracing::error!(%error, "the lag of a group was not measured");
-                kept
-            })
+            let _ = sender.send(measured);
+        });
+        done.await.unwrap_or_else(|_| {
+            tracing::error!("the lag of a group was not measured: it panicked");
+            kept
+        })
+    }
+}
+
+/// Works on one after the other, as long as somebody waits for it: else others are to have its turn.
+fn each_while_waited_for<T, A>(
+    all: &mut [T],
+    waiting: &oneshot::Sender<A>,
+    mut work: impl FnMut(&mut T),
+) {
+    for one in all {
+        if waiting.is_closed() {
+            return;
+        }
+        work(one);
     }
 }
 
@@ -337,5 +352,26 @@ impl GroupPartition {
         self.committed
             .as_ref()
             .map_or(LeaderEpoch::NONE, |committed| committed.leader_epoch)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A measurement whose caller was gone kept its turn, one of two, until it had been through all partitions.
+    #[test]
+    fn what_nobody_waits_for_any_more_ends() {
+        let (sender, waiting) = oneshot::channel::<()>();
+        let mut waiting = Some(waiting);
+        let mut seen = Vec::new();
+        each_while_waited_for(&mut [1, 2, 3, 4], &sender, |n| {
+            seen.push(*n);
+            if *n == 2 {
+                waiting = None;
+            }
+        });
+        assert_eq!(seen, [1, 2]);
+        assert!(waiting.is_none());
     }
 }

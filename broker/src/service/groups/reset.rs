@@ -142,7 +142,7 @@ impl Service {
             places.extend(known.map(|offset| (Arc::clone(&offset.topic), offset.partition)));
             if places.is_empty() {
                 let message = format!(
-                    "group {:?} has committed nothing, so that there is nothing to reset",
+                    "there is no group {:?}, or it has committed nothing: there is nothing to reset",
                     resetting.group_id
                 );
                 return Err(ApiError::new(ErrorCode::InvalidRequest, message)

@@ -136,6 +136,8 @@ impl Class {
         let mut by_load = self.by_load(loads);
         for place in std::mem::take(&mut self.free) {
             let least = by_load.pop_first();
+            // A topic comes into a class by a member that is subscribed to it (`Draft::new`), whatever the members ask for;
+            // and each turn puts back the one that it takes.
             let (load, number) = least.expect("a class is made of its subscribers");
             self.held.entry(number).or_default().insert(place);
             loads[number] = load + 1;
@@ -157,6 +159,8 @@ impl Class {
             by_load.remove(&(least, to));
             givers.remove(&(most, from));
             givers.remove(&(least, to));
+            // Givers are the keys of `held`, at the beginning and after each move: who is given a partition becomes one,
+            // and who has given its last is none any more. An entry of `held` is made with a partition in it.
             let given = self.held.get_mut(&from).and_then(BTreeSet::pop_last);
             let place = given.expect("a giver has a partition of this class");
             self.held.entry(to).or_default().insert(place);

@@ -1,6 +1,6 @@
 //! A KIP-848 group as its records have it: members, the target assignment, and who owns what.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use logweir_proto::{PartitionId, Timestamp, TopicId};
@@ -28,6 +28,37 @@ pub(crate) struct ConsumerGroup {
     owners: BTreeMap<(TopicId, PartitionId), MemberId>,
     /// Follows from `members`.
     instances: BTreeMap<InstanceId, MemberId>,
+    /// Follows from `members`.
+    subscribed: Subscribed,
+}
+
+/// A subscription as members say it: names of topics, and a pattern.
+pub(crate) type Subscription = (BTreeSet<Arc<str>>, Option<Arc<str>>);
+
+/// How many members want the same. Few groups have many entries, whatever their size.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Subscribed(BTreeMap<Subscription, usize>);
+
+impl Subscribed {
+    pub(crate) fn add(&mut self, member: &MemberValue) {
+        let subscription = (member.topic_names.clone(), member.topic_regex.clone());
+        *self.0.entry(subscription).or_default() += 1;
+    }
+
+    pub(crate) fn remove(&mut self, member: &MemberValue) {
+        let subscription = (member.topic_names.clone(), member.topic_regex.clone());
+        if let Some(count) = self.0.get_mut(&subscription) {
+            *count -= 1;
+            if *count == 0 {
+                self.0.remove(&subscription);
+            }
+        }
+    }
+
+    /// Each once.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Subscription> {
+        self.0.keys()
+    }
 }
 
 /// A member.
@@ -50,6 +81,16 @@ impl ConsumerGroup {
         self.instances.get(instance)
     }
 
+    /// What its members are subscribed to.
+    pub(crate) fn subscribed(&self) -> &Subscribed {
+        &self.subscribed
+    }
+
+    /// Whether its target assignment is behind.
+    pub(crate) fn owes_assignment(&self) -> bool {
+        self.epoch > self.target_epoch
+    }
+
     /// Who has a partition, or has not yet let go of it.
     pub(crate) fn owner(&self, topic: TopicId, partition: PartitionId) -> Option<&MemberId> {
         self.owners.get(&(topic, partition))
@@ -59,7 +100,7 @@ impl ConsumerGroup {
     pub(crate) fn state(&self) -> &'static str {
         if self.members.is_empty() {
             "Empty"
-        } else if self.epoch > self.target_epoch {
+        } else if self.owes_assignment() {
             "Assigning"
         } else if self
             .members
@@ -117,6 +158,10 @@ impl ConsumerGroup {
             .get(&id)
             .map(|m| Member::clone(m))
             .unwrap_or_default();
+        if self.members.contains_key(&id) {
+            self.subscribed.remove(&member.value);
+        }
+        self.subscribed.add(&value);
         self.forget_instance(&id, &member);
         if let Some(instance) = &value.instance_id {
             self.instances.insert(Arc::clone(instance), Arc::clone(&id));
@@ -127,6 +172,7 @@ impl ConsumerGroup {
 
     fn remove_member(&mut self, id: &str) {
         if let Some(member) = self.members.remove(id) {
+            self.subscribed.remove(&member.value);
             self.forget_instance(id, &member);
             self.forget_owned(id, &member.current);
         }
@@ -138,6 +184,9 @@ impl ConsumerGroup {
             .get(&id)
             .map(|m| Member::clone(m))
             .unwrap_or_default();
+        if !self.members.contains_key(&id) {
+            self.subscribed.add(&member.value);
+        }
         self.forget_owned(&id, &member.current);
         for place in current
             .assigned

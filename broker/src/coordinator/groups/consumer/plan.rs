@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::time::Duration;
 
 use logweir_proto::{ErrorCode, Timestamp};
 
@@ -25,6 +26,8 @@ pub(super) struct Known<'a> {
     pub(super) topics: &'a Topics,
     /// Whether the topics may have changed since the group's hash was made.
     pub(super) is_refresh_due: bool,
+    /// Whether the target assignment may be made now; else it is left for later.
+    pub(super) may_assign: bool,
     pub(super) now: Timestamp,
 }
 
@@ -38,6 +41,12 @@ pub(super) struct Plan {
     /// Whether its epoch or assignment is not what it was.
     pub(super) is_news: bool,
     pub(super) stirs_others: bool,
+    /// The group goes on to another epoch.
+    pub(super) has_moved: bool,
+    /// The target assignment was made anew.
+    pub(super) has_assigned: bool,
+    /// It is behind, and left for later.
+    pub(super) owes_assignment: bool,
     /// Whether a time to let go of partitions begins now, or one that runs has no object any more.
     pub(super) revocation: Revocation,
     /// The id that the member had before it came back.
@@ -48,7 +57,7 @@ pub(super) struct Plan {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Revocation {
     Unchanged,
-    Begins(std::time::Duration),
+    Begins(Duration),
     Ends,
 }
 
@@ -82,8 +91,10 @@ pub(super) fn plan_heartbeat(
     let (before, replaced) = find_member(&mut draft, request, id)?;
     let is_new = !draft.group.members.contains_key(id);
     let mut resubscribes = false;
+    let mut timeout = before.value.rebalance_timeout;
     if is_new || says_something(&before.value, request) {
         let value = updated(&before.value, request);
+        timeout = value.rebalance_timeout;
         resubscribes = value.topic_names != before.value.topic_names
             || value.topic_regex != before.value.topic_regex;
         if is_new || value != before.value {
@@ -96,7 +107,7 @@ pub(super) fn plan_heartbeat(
         || (request.rebalance_timeout.is_some()
             && (request.topic_names.is_some() || request.topic_regex.is_some())
             && owned.is_some());
-    let mut plan = step(draft, id, &before.current, owned);
+    let mut plan = step(draft, id, &before.current, owned, timeout);
     if is_full && plan.assignment.is_none() {
         plan.assignment = Some(before.current.assigned.clone());
     }
@@ -114,29 +125,33 @@ pub(super) fn plan_news(
     let before = Arc::clone(group.members.get(member_id)?);
     let mut draft = Draft::new(id, Cow::Borrowed(group));
     refresh(&mut draft, false, known);
-    Some(step(draft, member_id, &before.current, None))
+    let timeout = before.value.rebalance_timeout;
+    Some(step(draft, member_id, &before.current, None, timeout))
 }
 
-/// Moves the group on where its subscriptions or their topics have changed, and makes the target if it is behind.
+/// Moves the group on where its subscriptions or their topics have changed, and makes the target if it is behind and may
+/// be made.
 fn refresh(draft: &mut Draft<'_>, resubscribed: bool, known: Known<'_>) {
     let mut subscriptions = Subscriptions::new(known.topics, known.config.patterns);
     if resubscribed || known.is_refresh_due {
-        let hash = subscriptions.hash(&draft.group);
+        let hash = subscriptions.hash(draft.subscribed());
         if resubscribed || hash != draft.group.metadata_hash {
             draft.bump(hash, known.now);
         }
     }
-    if draft.group.epoch > draft.group.target_epoch {
+    if known.may_assign && draft.epoch > draft.target_epoch() {
         draft.retarget(&mut subscriptions);
     }
 }
 
-/// Leads the member to its target, as far as it can go now.
+/// Leads the member to its target, as far as it can go now. Of what is drafted and not applied it need not know: that
+/// members have come, and that the group moves on.
 fn step(
     mut draft: Draft<'_>,
     id: &MemberId,
     before: &CurrentValue,
     owned: Option<&Assignment>,
+    rebalance_timeout: Duration,
 ) -> Plan {
     let group = &draft.group;
     let target = group.targets.get(id).cloned().unwrap_or_default();
@@ -152,16 +167,15 @@ fn step(
         assignment: None,
         is_news: false,
         stirs_others: false,
+        has_moved: draft.has_moved,
+        has_assigned: draft.has_assigned,
+        owes_assignment: draft.epoch > draft.target_epoch(),
         revocation: Revocation::Unchanged,
         replaced: None,
     };
     if let Some(next) = reconcile(before, goal, is_taken) {
         plan.revocation = match next.state {
-            MemberState::UnrevokedPartitions => {
-                let member = group.members.get(id);
-                let timeout = member.map(|m| m.value.rebalance_timeout);
-                Revocation::Begins(timeout.unwrap_or_default())
-            }
+            MemberState::UnrevokedPartitions => Revocation::Begins(rebalance_timeout),
             _ => Revocation::Ends,
         };
         let has_changed = next.assigned != before.assigned;
@@ -174,7 +188,7 @@ fn step(
             .iter()
             .chain(before.pending_revocation.iter());
         draft.stirs_others |= had.any(|(topic, partition)| !keeps(topic, partition));
-        draft.put_current_last(id, next);
+        draft.put_current(id, next);
     }
     plan.records = draft.records;
     plan.stirs_others = draft.stirs_others;
@@ -233,6 +247,7 @@ fn replace(draft: &mut Draft<'_>, old_id: &MemberId, id: &MemberId, old: &Member
         ..old.current.clone()
     };
     draft.put_current(id, current.clone());
+    draft.apply();
     Arc::new(Member {
         value: old.value.clone(),
         current,

@@ -5,10 +5,9 @@ use std::sync::Arc;
 
 use logweir_proto::{ErrorCode, TopicId};
 
-use super::group::ConsumerGroup;
+use super::group::Subscribed;
 use crate::coordinator::groups::answer::GroupError;
 use crate::coordinator::groups::config::{Pattern, ReadPattern};
-use crate::coordinator::groups::records::MemberValue;
 use crate::coordinator::groups::topics::Topics;
 
 /// What the names of internal topics begin with. A pattern never means them; who wants one names it.
@@ -57,30 +56,34 @@ impl<'a> Subscriptions<'a> {
         names
     }
 
-    /// The topics of a member that exist, with their numbers of partitions.
-    pub(super) fn of(&mut self, member: &MemberValue) -> Arc<BTreeMap<TopicId, i32>> {
+    /// The topics of a subscription that exist, with their numbers of partitions.
+    pub(super) fn of(
+        &mut self,
+        topic_names: &BTreeSet<Arc<str>>,
+        topic_regex: Option<&Arc<str>>,
+    ) -> Arc<BTreeMap<TopicId, i32>> {
         if let Some(last) = &self.last
-            && last.topic_names == member.topic_names
-            && last.topic_regex == member.topic_regex
+            && last.topic_names == *topic_names
+            && last.topic_regex.as_ref() == topic_regex
         {
             return Arc::clone(&last.topics);
         }
-        let topics = Arc::new(self.find(member));
+        let topics = Arc::new(self.find(topic_names, topic_regex));
         self.last = Some(Found {
-            topic_names: member.topic_names.clone(),
-            topic_regex: member.topic_regex.clone(),
+            topic_names: topic_names.clone(),
+            topic_regex: topic_regex.cloned(),
             topics: Arc::clone(&topics),
         });
         topics
     }
 
-    fn find(&mut self, member: &MemberValue) -> BTreeMap<TopicId, i32> {
-        let matched = member
-            .topic_regex
-            .as_ref()
-            .map(|pattern| self.matching(pattern));
-        let names = member
-            .topic_names
+    fn find(
+        &mut self,
+        topic_names: &BTreeSet<Arc<str>>,
+        topic_regex: Option<&Arc<str>>,
+    ) -> BTreeMap<TopicId, i32> {
+        let matched = topic_regex.map(|pattern| self.matching(pattern));
+        let names = topic_names
             .iter()
             .chain(matched.iter().flat_map(|names| names.iter()));
         let found = names.filter_map(|name| self.topics.get(name));
@@ -88,15 +91,10 @@ impl<'a> Subscriptions<'a> {
     }
 
     /// A hash of the topics of all members: their ids, and how many partitions they have. 0 if there are none.
-    pub(super) fn hash(&mut self, group: &ConsumerGroup) -> i64 {
+    pub(super) fn hash(&mut self, subscribed: &Subscribed) -> i64 {
         let mut all: BTreeMap<TopicId, i32> = BTreeMap::new();
-        let mut seen = BTreeSet::new();
-        for member in group.members.values() {
-            let value = &member.value;
-            // Most members of a group are subscribed to the same.
-            if seen.insert((&value.topic_names, &value.topic_regex)) {
-                all.extend(self.of(value).iter());
-            }
+        for (topic_names, topic_regex) in subscribed.iter() {
+            all.extend(self.of(topic_names, topic_regex.as_ref()).iter());
         }
         if all.is_empty() {
             return 0;

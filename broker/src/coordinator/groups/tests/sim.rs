@@ -76,6 +76,11 @@ impl World {
         let harness = Harness::with(|config| {
             config.initial_rebalance_delay = Duration::from_secs(delay);
             config.consumer_session_timeout = 10 * SECOND;
+            if seed % 2 == 1 {
+                // As in a large group.
+                config.consumer_batched_size = 2;
+                config.consumer_assignment_pause = Duration::from_millis(400);
+            }
         });
         let (given, committed) = (BTreeMap::new(), BTreeMap::new());
         Self {

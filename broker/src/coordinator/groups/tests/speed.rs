@@ -59,7 +59,10 @@ impl Crowd {
 
     /// Everybody heartbeats until nobody learns anything, and the group is stable.
     fn settle(&mut self) {
+        let interval = self.harness.config.consumer_heartbeat_interval;
         loop {
+            // A large group is assigned anew once in that time.
+            self.harness.pass(interval);
             let mut news = false;
             for at in 0..self.members.len() {
                 news |= self.beat(at);
