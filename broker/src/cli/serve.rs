@@ -26,7 +26,7 @@ Examples:
   logweir serve --in-memory --grpc 127.0.0.1:0 --ready-file ready.json --exit-with-parent
 
 When it is ready it prints one line of JSON:
-  {\"pid\":7,\"kafka\":null,\"grpc\":\"127.0.0.1:9093\",\"http\":\"127.0.0.1:9094\"}
+  {\"pid\":7,\"kafka\":\"127.0.0.1:9092\",\"grpc\":\"127.0.0.1:9093\",\"http\":\"127.0.0.1:9094\"}
 
 SIGTERM or Ctrl-C finishes what is in flight and stops; a second one ends at
 once, as a crash would: nothing acknowledged is lost, the next start checks
@@ -78,6 +78,7 @@ impl ServeCommand {
         };
         tracing::info!(
             %data,
+            kafka = %or_off(addresses.kafka),
             grpc = %or_off(addresses.grpc),
             http = %or_off(addresses.http),
             "ready"
@@ -174,10 +175,10 @@ fn write_whole(path: &Path, line: &str) -> io::Result<()> {
 /// A broker that nobody can reach is a mistake.
 fn refuse_deaf(config: &Config) -> anyhow::Result<()> {
     let listeners = &config.listeners;
-    if listeners.grpc == ListenAddr::Off && listeners.http == ListenAddr::Off {
+    let all = [&listeners.kafka, &listeners.grpc, &listeners.http];
+    if all.into_iter().all(|listener| *listener == ListenAddr::Off) {
         return Err(usage(
-            "listeners.grpc and listeners.http are both off (and the Kafka listener is not served by this version): \
-             nobody could reach the broker; turn one on",
+            "listeners.kafka, listeners.grpc and listeners.http are all off: nobody could reach the broker; turn one on",
         ));
     }
     Ok(())
