@@ -19,14 +19,15 @@ use crate::config::{Config, ListenAddr, LogFormat};
 
 const HELP: &str = "\
 Examples:
-  logweir serve                        data in ./logweir-data, on 127.0.0.1:9093
-  logweir serve --data-dir /var/lib/logweir --grpc 0.0.0.0:9093
-  logweir serve --in-memory --grpc 127.0.0.1:0 --http off --ready-file ready.json
+  logweir serve                        data in ./logweir-data, Kafka clients on 127.0.0.1:9092
+  logweir serve --data-dir /var/lib/logweir --kafka 0.0.0.0:9092 --grpc 0.0.0.0:9093
+  logweir serve --kafka 0.0.0.0:9092 --set listeners.advertised_kafka=logs.example:19092
   logweir serve --flush os --set log.retention_ms=2d
-  logweir serve --in-memory --grpc 127.0.0.1:0 --ready-file ready.json --exit-with-parent
+  logweir serve --in-memory --kafka 127.0.0.1:0 --grpc 127.0.0.1:0 --http off \\
+      --ready-file ready.json --exit-with-parent
 
 When it is ready it prints one line of JSON:
-  {\"pid\":7,\"kafka\":null,\"grpc\":\"127.0.0.1:9093\",\"http\":\"127.0.0.1:9094\"}
+  {\"pid\":7,\"kafka\":\"127.0.0.1:9092\",\"grpc\":\"127.0.0.1:9093\",\"http\":\"127.0.0.1:9094\"}
 
 SIGTERM or Ctrl-C finishes what is in flight and stops; a second one ends at
 once, as a crash would: nothing acknowledged is lost, the next start checks
@@ -78,6 +79,7 @@ impl ServeCommand {
         };
         tracing::info!(
             %data,
+            kafka = %or_off(addresses.kafka),
             grpc = %or_off(addresses.grpc),
             http = %or_off(addresses.http),
             "ready"
@@ -174,10 +176,11 @@ fn write_whole(path: &Path, line: &str) -> io::Result<()> {
 /// A broker that nobody can reach is a mistake.
 fn refuse_deaf(config: &Config) -> anyhow::Result<()> {
     let listeners = &config.listeners;
-    if listeners.grpc == ListenAddr::Off && listeners.http == ListenAddr::Off {
+    let all = [&listeners.kafka, &listeners.grpc, &listeners.http];
+    if all.iter().all(|address| **address == ListenAddr::Off) {
         return Err(usage(
-            "listeners.grpc and listeners.http are both off (and the Kafka listener is not served by this version): \
-             nobody could reach the broker; turn one on",
+            "listeners.kafka, listeners.grpc and listeners.http are all off: nobody could reach the broker; \
+             turn one on",
         ));
     }
     Ok(())
@@ -309,10 +312,10 @@ mod tests {
 
     #[test]
     fn a_broker_nobody_could_reach_is_refused() {
-        let off = Config::default()
+        let only_kafka = Config::default()
             .with_grpc(ListenAddr::Off)
             .with_http(ListenAddr::Off);
-        assert!(refuse_deaf(&off).is_err());
-        assert!(refuse_deaf(&Config::default().with_http(ListenAddr::Off)).is_ok());
+        assert!(refuse_deaf(&only_kafka).is_ok());
+        assert!(refuse_deaf(&only_kafka.with_kafka(ListenAddr::Off)).is_err());
     }
 }
