@@ -69,13 +69,13 @@ pub struct Config {
 /// Where the broker listens, and which addresses it tells others.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listeners {
-    /// The Kafka protocol. Accepted, and not yet served by this version.
+    /// The Kafka protocol.
     pub kafka: ListenAddr,
     /// gRPC.
     pub grpc: ListenAddr,
     /// Metrics, liveness and readiness over HTTP.
     pub http: ListenAddr,
-    /// `HOST:PORT` at which others reach the Kafka listener; `None` means where it listens.
+    /// `HOST:PORT` at which others reach the Kafka listener; `None` tells each client where it reached the broker.
     pub advertised_kafka: Option<String>,
     /// `HOST:PORT` at which others reach the gRPC listener; `None` means where it listens.
     pub advertised_grpc: Option<String>,

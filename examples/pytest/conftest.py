@@ -1,4 +1,4 @@
-"""A Logweir broker for pytest: started once for all tests, in memory, on a port of the system's choice.
+"""A Logweir broker for pytest: started once for all tests, in memory, on ports of the system's choice.
 
 The broker stops when this process ends, however it ends, because its standard input closes then
 (`--exit-with-parent`). The program is `logweir` on the path, or what the variable LOGWEIR names.
@@ -26,7 +26,7 @@ def broker(tmp_path_factory):
     folder = tmp_path_factory.mktemp("logweir")
     ready, log = folder / "ready.json", folder / "log"
     command = [os.environ.get("LOGWEIR", "logweir"), "serve", "--in-memory"]
-    command += ["--kafka", "off", "--grpc", "127.0.0.1:0", "--http", "off"]
+    command += ["--kafka", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--http", "off"]
     command += ["--ready-file", str(ready), "--exit-with-parent"]
     with open(log, "wb") as errors:
         process = subprocess.Popen(
@@ -41,6 +41,12 @@ def broker(tmp_path_factory):
     yield json.loads(ready.read_text())
     process.stdin.close()
     assert process.wait(START_SECONDS) == 0, log.read_text()
+
+
+@pytest.fixture
+def kafka(broker):
+    """The settings of a Kafka client (confluent-kafka), whichever it is."""
+    return {"bootstrap.servers": broker["kafka"]}
 
 
 @pytest.fixture(scope="session")

@@ -62,4 +62,4 @@ def test_every_test_has_a_topic_of_its_own(channel, topic):
 
 def test_the_broker_is_a_process_of_this_test_run(broker):
     os.kill(broker["pid"], 0)
-    assert broker["grpc"].startswith("127.0.0.1:") and broker["kafka"] is None
+    assert broker["grpc"].startswith("127.0.0.1:") and broker["http"] is None

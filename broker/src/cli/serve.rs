@@ -19,11 +19,12 @@ use crate::config::{Config, ListenAddr, LogFormat};
 
 const HELP: &str = "\
 Examples:
-  logweir serve                        data in ./logweir-data, on 127.0.0.1:9093
-  logweir serve --data-dir /var/lib/logweir --grpc 0.0.0.0:9093
-  logweir serve --in-memory --grpc 127.0.0.1:0 --http off --ready-file ready.json
+  logweir serve                        data in ./logweir-data, Kafka clients on 127.0.0.1:9092
+  logweir serve --data-dir /var/lib/logweir --kafka 0.0.0.0:9092 --grpc 0.0.0.0:9093
+  logweir serve --kafka 0.0.0.0:9092 --set listeners.advertised_kafka=logs.example:19092
   logweir serve --flush os --set log.retention_ms=2d
-  logweir serve --in-memory --grpc 127.0.0.1:0 --ready-file ready.json --exit-with-parent
+  logweir serve --in-memory --kafka 127.0.0.1:0 --grpc 127.0.0.1:0 --http off \\
+      --ready-file ready.json --exit-with-parent
 
 When it is ready it prints one line of JSON:
   {\"pid\":7,\"kafka\":\"127.0.0.1:9092\",\"grpc\":\"127.0.0.1:9093\",\"http\":\"127.0.0.1:9094\"}
@@ -310,10 +311,10 @@ mod tests {
 
     #[test]
     fn a_broker_nobody_could_reach_is_refused() {
-        let off = Config::default()
+        let only_kafka = Config::default()
             .with_grpc(ListenAddr::Off)
             .with_http(ListenAddr::Off);
-        assert!(refuse_deaf(&off).is_err());
-        assert!(refuse_deaf(&Config::default().with_http(ListenAddr::Off)).is_ok());
+        assert!(refuse_deaf(&only_kafka).is_ok());
+        assert!(refuse_deaf(&only_kafka.with_kafka(ListenAddr::Off)).is_err());
     }
 }

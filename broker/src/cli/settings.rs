@@ -24,7 +24,7 @@ pub(super) struct BrokerArgs {
     /// This broker's id in the cluster [default: 1]
     #[arg(long, value_name = "N")]
     node_id: Option<String>,
-    /// Kafka listener: HOST:PORT (port 0: the system chooses) or off [default: 127.0.0.1:9092]. Accepted, not yet served
+    /// Kafka listener: HOST:PORT (port 0: the system chooses) or off [default: 127.0.0.1:9092]
     #[arg(long, value_name = "ADDR")]
     kafka: Option<String>,
     /// gRPC listener: HOST:PORT (port 0: the system chooses) or off [default: 127.0.0.1:9093]

@@ -355,8 +355,8 @@ static LISTENERS: &[Setting] = &[
         name: "listeners.kafka",
         flag: Some("kafka"),
         kind: Kind::Listener,
-        doc: "Where the Kafka protocol is served. Accepted, but not yet served by this version. Port 0 lets the system \
-              choose.",
+        doc: "Where the Kafka protocol is served. Nobody is asked who they are, so use an address that only trusted \
+              programs reach. Port 0 lets the system choose.",
         access: Access::Broker {
             get: |c| c.listeners.kafka.to_string(),
             set: |c, v| put_choice(&mut c.listeners.kafka, v),
@@ -389,7 +389,8 @@ static LISTENERS: &[Setting] = &[
     Setting {
         name: "listeners.advertised_kafka",
         kind: Kind::Address,
-        doc: "The address that clients are told for the Kafka listener. Empty means where it listens.",
+        doc: "The address that clients are told for the Kafka listener: where a port is mapped, the one outside. Empty \
+              tells each client the address at which it reached the broker.",
         access: Access::Broker {
             get: |c| c.listeners.advertised_kafka.clone().unwrap_or_default(),
             set: |c, v| put_address(&mut c.listeners.advertised_kafka, v),

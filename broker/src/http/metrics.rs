@@ -15,7 +15,7 @@
 //! | `logweir_compactions_total` | compactions | times that a partition was compacted |
 //! | `logweir_compaction_removed_records_total` | records | records that compaction removed |
 //! | `logweir_compaction_errors_total` | compactions | compactions that failed; the log says why |
-//! | `logweir_connections` | connections | gRPC connections open now |
+//! | `logweir_connections` | connections | Kafka and gRPC connections open now |
 //! | `logweir_connections_refused_total` | connections | refused because of `max_connections` |
 //! | `logweir_inflight_bytes` | bytes | bytes of requests in the broker now |
 //! | `logweir_partition_lock_hold_seconds` | seconds | how long partition locks are held (one append in 16 is timed) |
@@ -188,7 +188,7 @@ impl Page {
             gauges: vec![
                 (
                     "logweir_connections",
-                    "gRPC connections open now",
+                    "Kafka and gRPC connections open now",
                     load(&metrics.connections),
                 ),
                 (
