@@ -130,7 +130,7 @@ impl Consumer {
     /// The next record; waits until there is one. Safe to drop and call again.
     ///
     /// # Errors
-    /// Of kind [`Retriable`](ErrorKind::Retriable) if the broker could not be reached for `retry_timeout`: call it again
+    /// Of kind [`Retriable`](crate::ErrorKind::Retriable) if the broker could not be reached for `retry_timeout`: call it again
     /// to go on trying. Others are about one partition, which is not read until it is sought or assigned anew, or about
     /// the membership: then it cannot be a member as it is.
     pub async fn next(&mut self) -> Result<ConsumerRecord> {
