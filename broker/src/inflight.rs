@@ -230,6 +230,13 @@ impl Charge {
         )))
     }
 
+    /// What other calls of the same connection have counted; `counted` is what this one has beside what it was charged.
+    pub(crate) fn others(&self, counted: usize) -> usize {
+        let all = self.0.connection.bytes.load(Ordering::Relaxed);
+        let own = self.0.bytes.load(Ordering::Relaxed) + counted;
+        all.saturating_sub(own)
+    }
+
     /// Takes back [`Charge::count`] for a frame that will not be charged.
     pub(crate) fn uncount(&self, bytes: usize) {
         self.0.connection.bytes.fetch_sub(bytes, Ordering::Relaxed);

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use kafka_wire_core::Decoder;
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -178,10 +179,13 @@ impl Connection {
                 && self.current.is_none()
                 && self.pending.len() < MAX_PENDING
                 && self.output.has_room();
-            // What has come already before anything is written: answers to many requests then go out together.
-            if may_begin && self.input.has_frame() {
-                let frame = self.input.next(reader).await?;
-                self.take(frame)?;
+            // What has come already before anything is written: answers to many requests then go out together. If it has
+            // to wait for the budget it does so below, beside the answers whose requests hold the budget.
+            if may_begin
+                && self.input.has_frame()
+                && let Some(frame) = self.input.next(reader).now_or_never()
+            {
+                self.take(frame?)?;
                 continue;
             }
             let is_idle =

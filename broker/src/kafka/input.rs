@@ -164,10 +164,13 @@ impl Begun {
         };
         let exhausted = |error: crate::inflight::Exhausted| io::Error::other(error.to_string());
         if self.counted < part.bytes {
-            self.charge
-                .count(part.bytes - self.counted)
-                .map_err(exhausted)?;
-            self.counted = part.bytes;
+            match self.charge.count(part.bytes - self.counted) {
+                Ok(()) => self.counted = part.bytes,
+                // Earlier requests of this connection have the rest, and are answered first. Nobody needs to wake this:
+                // the connection looks here again after each answer.
+                Err(_) if self.charge.others(self.counted) > 0 => std::future::pending().await,
+                Err(error) => return Err(exhausted(error)),
+            }
         }
         let account = &mut self.account;
         poll_fn(|context| account.poll_charge(&part, context))
