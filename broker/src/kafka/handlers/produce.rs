@@ -142,6 +142,7 @@ fn parse(call: &Call) -> Result<Parsed, Broken> {
         }
         skip_tags(&mut decoder, flexible)?;
     }
+    skip_tags(&mut decoder, flexible)?;
     Ok(Parsed {
         transactional_id: transactional_id.map(StrBytes::into_string),
         acks,
