@@ -13,7 +13,6 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use kafka_wire_core::Decoder;
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -21,11 +20,12 @@ use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::apis::{self, ApiKey, Served};
+use super::apis::{ApiKey, Served};
 use super::call::{Answer, Broken, Call, Peer, Response};
 use super::handlers;
+use super::header::Header;
 use super::input::{Frame, Input};
-use super::message::{MAX_SMALL_FRAME, limits};
+use super::message::MAX_SMALL_FRAME;
 use super::output::Output;
 use crate::inflight::{Budget, Charge};
 use crate::service::{ListenerKind, NameMapping, Principal, RequestContext, Service};
@@ -244,44 +244,36 @@ impl Connection {
             return Ok(());
         };
         self.active = Instant::now();
-        let call = self.call(frame.bytes)?;
+        let charge = frame.charge;
+        let call = self.call(&frame.bytes)?;
         self.current = Some(Charged {
             due: Due::Waits(Box::pin(handlers::handle(call))),
-            charge: frame.charge,
+            charge,
         });
         Ok(())
     }
 
-    /// Reads the header.
-    fn call(&mut self, frame: bytes::Bytes) -> io::Result<Call> {
+    /// What a frame asks.
+    fn call(&mut self, frame: &bytes::Bytes) -> io::Result<Call> {
         let size = frame.len();
-        let unreadable = |error: kafka_wire_core::DecodeError| {
-            invalid(format!("the header of a request cannot be read: {error}"))
-        };
-        let mut header = Decoder::new(frame.clone(), limits(size)).map_err(unreadable)?;
-        let key = header.read_i16().map_err(unreadable)?;
-        let version = header.read_i16().map_err(unreadable)?;
-        let correlation_id = header.read_i32().map_err(unreadable)?;
-        let client_id = header.read_nullable_string().map_err(unreadable)?;
-        self.note_client_id(client_id.as_deref().unwrap_or_default());
-        let Some(served) = apis::served(key) else {
+        let header = Header::read(frame)
+            .map_err(|error| invalid(format!("the header of a request cannot be read: {error}")))?;
+        self.note_client_id(header.client_id.as_deref().unwrap_or_default());
+        let (key, version) = (header.api_key, header.version);
+        let Some(served) = header.served else {
             return Err(invalid(format!(
                 "API {key} (version {version}) is not served"
             )));
         };
-        let newest_known = served.max;
-        if served.is_flexible(version) && version <= newest_known {
-            header.read_tagged_fields().map_err(unreadable)?;
-        }
         check(served, version, size)?;
         Ok(Call {
-            body: frame.slice(header.offset()..),
+            body: header.body,
             service: Arc::clone(&self.service),
             peer: Arc::clone(&self.peer),
             ctx: self.context(),
             served,
             version,
-            correlation_id,
+            correlation_id: header.correlation_id,
         })
     }
 
