@@ -130,6 +130,11 @@ impl Budget {
         }
     }
 
+    /// Bytes that one connection may have in the broker.
+    pub(crate) fn per_connection(&self) -> usize {
+        self.per_connection
+    }
+
     fn used(&self) -> &AtomicU64 {
         &self.metrics.inflight_bytes
     }

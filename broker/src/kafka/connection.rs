@@ -244,8 +244,8 @@ impl Connection {
             return Ok(());
         };
         self.active = Instant::now();
-        let charge = frame.charge;
-        let call = self.call(&frame.bytes)?;
+        let charge = frame.charge.clone();
+        let call = self.call(frame)?;
         self.current = Some(Charged {
             due: Due::Waits(Box::pin(handlers::handle(call))),
             charge,
@@ -254,9 +254,9 @@ impl Connection {
     }
 
     /// What a frame asks.
-    fn call(&mut self, frame: &bytes::Bytes) -> io::Result<Call> {
-        let size = frame.len();
-        let header = Header::read(frame)
+    fn call(&mut self, frame: Frame) -> io::Result<Call> {
+        let size = frame.bytes.len();
+        let header = Header::read(&frame.bytes)
             .map_err(|error| invalid(format!("the header of a request cannot be read: {error}")))?;
         self.note_client_id(header.client_id.as_deref().unwrap_or_default());
         let (key, version) = (header.api_key, header.version);
@@ -274,6 +274,7 @@ impl Connection {
             served,
             version,
             correlation_id: header.correlation_id,
+            charge: frame.charge,
         })
     }
 

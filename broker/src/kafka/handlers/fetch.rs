@@ -43,10 +43,11 @@ struct Topic {
 pub(super) async fn handle(mut call: Call) -> Result<Answer, Broken> {
     let request: Request = call.decode()?;
     // While it waits it need not hold what the request came in.
-    call.body = Bytes::new();
+    let size = std::mem::take(&mut call.body).len();
     let is_committed = isolation(request.isolation_level) == Isolation::ReadCommitted;
     let (topics, wanted) = wanted(&call, &request);
     drop(request.topics);
+    let _kept = call.is_parked(size);
     let fetch = FetchRequest {
         max_wait: Some(
             Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or(0)).min(MAX_WAIT),
