@@ -130,6 +130,11 @@ impl Budget {
         }
     }
 
+    /// Bytes that one connection may have in the broker.
+    pub(crate) fn per_connection(&self) -> usize {
+        self.per_connection
+    }
+
     fn used(&self) -> &AtomicU64 {
         &self.metrics.inflight_bytes
     }
@@ -228,6 +233,13 @@ impl Charge {
             "this connection has requests in the broker that take {now} bytes decoded, the limit is {limit}; \
              send less at a time"
         )))
+    }
+
+    /// What other calls of the same connection have counted; `counted` is what this one has beside what it was charged.
+    pub(crate) fn others(&self, counted: usize) -> usize {
+        let all = self.0.connection.bytes.load(Ordering::Relaxed);
+        let own = self.0.bytes.load(Ordering::Relaxed) + counted;
+        all.saturating_sub(own)
     }
 
     /// Takes back [`Charge::count`] for a frame that will not be charged.

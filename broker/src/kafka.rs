@@ -21,6 +21,7 @@ mod apis;
 mod call;
 mod connection;
 mod handlers;
+mod header;
 mod input;
 mod legacy;
 mod message;

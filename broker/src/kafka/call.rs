@@ -14,6 +14,7 @@ use super::apis::{ApiKey, Served};
 use super::message::limits;
 use super::sessions::Sessions;
 use crate::error::ApiError;
+use crate::inflight::{Charge, Kept};
 use crate::service::{RequestContext, Service};
 
 /// A connection as its calls see it.
@@ -39,6 +40,8 @@ pub(super) struct Call {
     pub(super) correlation_id: i32,
     /// What follows the header.
     pub(super) body: Bytes,
+    /// What the request was charged, as it is once decoded.
+    pub(super) charge: Charge,
 }
 
 /// An answer, as it goes out: its frame in pieces, records spliced in.
@@ -90,6 +93,13 @@ impl Call {
         let request = Q::decode(&mut decoder, ApiVersion::new(version))?;
         // What follows is left alone, as Kafka does: old clients pad.
         Ok(request)
+    }
+
+    /// Says that the request is no longer held in its decoded form: while it waits, and holds the result of this, it is
+    /// charged no more than its length. Otherwise those that wait for minutes, for records or for a group, would take
+    /// the budget that others decode with.
+    pub(super) fn is_parked(&self, body: usize) -> Kept {
+        self.charge.settle(body)
     }
 
     /// The answer, framed.

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use kafka_wire_core::Decoder;
+use futures_util::FutureExt as _;
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -20,11 +20,12 @@ use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::apis::{self, ApiKey, Served};
+use super::apis::{ApiKey, Served};
 use super::call::{Answer, Broken, Call, Peer, Response};
 use super::handlers;
+use super::header::Header;
 use super::input::{Frame, Input};
-use super::message::{MAX_SMALL_FRAME, limits};
+use super::message::MAX_SMALL_FRAME;
 use super::output::Output;
 use super::sessions::Sessions;
 use crate::inflight::{Budget, Charge};
@@ -181,10 +182,13 @@ impl Connection {
                 && self.current.is_none()
                 && self.pending.len() < MAX_PENDING
                 && self.output.has_room();
-            // What has come already before anything is written: answers to many requests then go out together.
-            if may_begin && self.input.has_frame() {
-                let frame = self.input.next(reader).await?;
-                self.take(frame)?;
+            // What has come already before anything is written: answers to many requests then go out together. If it has
+            // to wait for the budget it does so below, beside the answers whose requests hold the budget.
+            if may_begin
+                && self.input.has_frame()
+                && let Some(frame) = self.input.next(reader).now_or_never()
+            {
+                self.take(frame?)?;
                 continue;
             }
             let is_idle =
@@ -243,44 +247,37 @@ impl Connection {
             return Ok(());
         };
         self.active = Instant::now();
-        let call = self.call(frame.bytes)?;
+        let charge = frame.charge.clone();
+        let call = self.call(frame)?;
         self.current = Some(Charged {
             due: Due::Waits(Box::pin(handlers::handle(call))),
-            charge: frame.charge,
+            charge,
         });
         Ok(())
     }
 
-    /// Reads the header.
-    fn call(&mut self, frame: bytes::Bytes) -> io::Result<Call> {
-        let size = frame.len();
-        let unreadable = |error: kafka_wire_core::DecodeError| {
-            invalid(format!("the header of a request cannot be read: {error}"))
-        };
-        let mut header = Decoder::new(frame.clone(), limits(size)).map_err(unreadable)?;
-        let key = header.read_i16().map_err(unreadable)?;
-        let version = header.read_i16().map_err(unreadable)?;
-        let correlation_id = header.read_i32().map_err(unreadable)?;
-        let client_id = header.read_nullable_string().map_err(unreadable)?;
-        self.note_client_id(client_id.as_deref().unwrap_or_default());
-        let Some(served) = apis::served(key) else {
+    /// What a frame asks.
+    fn call(&mut self, frame: Frame) -> io::Result<Call> {
+        let size = frame.bytes.len();
+        let header = Header::read(&frame.bytes)
+            .map_err(|error| invalid(format!("the header of a request cannot be read: {error}")))?;
+        self.note_client_id(header.client_id.as_deref().unwrap_or_default());
+        let (key, version) = (header.api_key, header.version);
+        let Some(served) = header.served else {
             return Err(invalid(format!(
                 "API {key} (version {version}) is not served"
             )));
         };
-        let newest_known = served.max;
-        if served.is_flexible(version) && version <= newest_known {
-            header.read_tagged_fields().map_err(unreadable)?;
-        }
         check(served, version, size)?;
         Ok(Call {
-            body: frame.slice(header.offset()..),
+            body: header.body,
             service: Arc::clone(&self.service),
             peer: Arc::clone(&self.peer),
             ctx: self.context(),
             served,
             version,
-            correlation_id,
+            correlation_id: header.correlation_id,
+            charge: frame.charge,
         })
     }
 

@@ -43,7 +43,7 @@ mod offset_delete;
 mod offset_fetch;
 mod offset_for_leader_epoch;
 mod partition_reassignments;
-mod produce;
+pub(super) mod produce;
 mod sync_group;
 
 /// What a client that asks may do is not told: nothing is forbidden, and nobody asks yet.

@@ -1,4 +1,5 @@
-//! Frames as they come in: a length, then so many bytes. Charged to the budget before they are read.
+//! Frames as they come in: a length, then so many bytes. Charged to the budget before they are read, and as they will be
+//! once decoded before they are handed on.
 
 use std::future::poll_fn;
 use std::io;
@@ -8,6 +9,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::AsyncReadExt;
 use tokio::net::tcp::ReadHalf;
 
+use super::apis::ApiKey;
 use crate::inflight::{Account, Budget, Charge, ConnectionInflight, Frame as Part};
 
 /// The length before a frame.
@@ -16,6 +18,10 @@ const PREFIX: usize = 4;
 const SMALLEST_READ: usize = 4 << 10;
 /// What is read at a time at most; a longer frame gets its room step by step as it comes.
 const LARGEST_READ: usize = 512 << 10;
+
+/// What a byte of a frame may take once it is decoded: a group of OffsetFetch takes three bytes and is a struct of some
+/// 120, and one of some 100 in the answer.
+const DECODED: usize = 64;
 
 /// A frame, with what it was charged.
 #[derive(Debug)]
@@ -88,13 +94,17 @@ impl Input {
         let Some(begun) = &mut self.begun else {
             return Ok(None);
         };
-        begun.charge(self.buffer.len()).await?;
-        if self.buffer.len() < begun.length {
+        let have = self.buffer.len();
+        begun.charge(begun.length.min(have + LARGEST_READ)).await?;
+        if have < begun.length {
             return Ok(None);
         }
+        let decoded = decoded(&self.buffer[..begun.length], self.budget.per_connection());
+        begun.charge(decoded).await?;
         let bytes = self.buffer.split_to(begun.length).freeze();
         self.usual = (begun.length + PREFIX).clamp(SMALLEST_READ, LARGEST_READ);
         let charge = begun.charge.clone();
+        charge.complete(std::iter::once(decoded));
         self.begun = None;
         Ok(Some(Frame { bytes, charge }))
     }
@@ -151,23 +161,25 @@ impl Input {
 }
 
 impl Begun {
-    /// Charges what is about to be read, as far as it may be read by then.
-    async fn charge(&mut self, have: usize) -> io::Result<()> {
-        let wanted = self.length.min(have + LARGEST_READ);
+    /// Charges so many bytes in all, of which some may be charged already. Safe to drop and call again.
+    async fn charge(&mut self, wanted: usize) -> io::Result<()> {
         if wanted <= self.charged {
             return Ok(());
         }
         let part = Part {
             bytes: wanted - self.charged,
             begun: self.charged > 0,
-            ends: wanted == self.length,
+            ends: wanted >= self.length,
         };
         let exhausted = |error: crate::inflight::Exhausted| io::Error::other(error.to_string());
         if self.counted < part.bytes {
-            self.charge
-                .count(part.bytes - self.counted)
-                .map_err(exhausted)?;
-            self.counted = part.bytes;
+            match self.charge.count(part.bytes - self.counted) {
+                Ok(()) => self.counted = part.bytes,
+                // Earlier requests of this connection have the rest, and are answered first. Nobody needs to wake this:
+                // the connection looks here again after each answer.
+                Err(_) if self.charge.others(self.counted) > 0 => std::future::pending().await,
+                Err(error) => return Err(exhausted(error)),
+            }
         }
         let account = &mut self.account;
         poll_fn(|context| account.poll_charge(&part, context))
@@ -184,6 +196,19 @@ impl Drop for Begun {
             self.charge.uncount(self.counted);
         }
     }
+}
+
+/// What a frame takes once it is decoded. Records stay one slice of their frame. A frame that its connection may send is
+/// never refused for what it becomes.
+fn decoded(frame: &[u8], limit: usize) -> usize {
+    if frame.starts_with(&(ApiKey::Produce as i16).to_be_bytes()) {
+        return frame.len();
+    }
+    frame
+        .len()
+        .saturating_mul(DECODED)
+        .min(limit)
+        .max(frame.len())
 }
 
 /// The length of the frame that begins here.

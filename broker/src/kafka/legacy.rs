@@ -1,19 +1,21 @@
 //! Old forms that the codec lacks: OffsetCommit 1 and CreateTopics 1, which Kafka 4 dropped and clients that are told to
 //! speak to brokers of 0.11 still send.
 
-use bytes::{BufMut, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use kafka_wire::offset_commit_request::{OffsetCommitRequestPartition, OffsetCommitRequestTopic};
 use kafka_wire::{CreateTopicsResponse, OffsetCommitRequest};
-use kafka_wire_core::{Decoder, EncodeError};
+use kafka_wire_core::{DecodeError, Decoder, EncodeError};
 
-use super::call::{Broken, Call};
 use super::message::{limits, message};
 use super::wire::{array_len, put_array_len, put_nullable_string, put_string};
 
 /// OffsetCommit 1: as 2 without a retention time, and with a commit time for each partition, which the broker replaces by
 /// its own.
-pub(super) fn offset_commit_v1(call: &Call) -> Result<OffsetCommitRequest, Broken> {
-    let mut decoder = Decoder::new(call.body.clone(), limits(call.body.len()))?;
+///
+/// # Errors
+/// If it cannot be read.
+pub(super) fn offset_commit_v1(body: &Bytes) -> Result<OffsetCommitRequest, DecodeError> {
+    let mut decoder = Decoder::new(body.clone(), limits(body.len()))?;
     let group_id = decoder.read_string()?;
     let generation = decoder.read_i32()?;
     let member_id = decoder.read_string()?;

@@ -36,7 +36,7 @@ const SMALLEST_PIECE: usize = 1 << 10;
 pub(super) async fn handle(mut call: Call) -> Result<Answer, Broken> {
     let request: Request = call.decode()?;
     // While it waits it need not hold what the request came in.
-    call.body = Bytes::new();
+    let size = std::mem::take(&mut call.body).len();
     let with_ids = call.version >= FIRST_WITH_IDS;
     let plan = match call.version {
         FIRST_WITH_SESSIONS.. => call.peer.sessions.plan(&request, with_ids),
@@ -53,6 +53,7 @@ pub(super) async fn handle(mut call: Call) -> Result<Answer, Broken> {
         partitions: Vec::new(),
     };
     drop(request);
+    let _kept = call.is_parked(size);
     let names = names(&call, plan.wanted());
     let known = names.iter().zip(plan.wanted());
     fetch.partitions = known

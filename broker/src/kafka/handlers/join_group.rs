@@ -32,6 +32,7 @@ pub(super) async fn handle(call: Arc<Call>, request: JoinGroupRequest) -> JoinGr
         member_id_required: call.version >= 4,
         can_skip_assignment: call.version >= 9,
     };
+    let _kept = call.is_parked(call.body.len());
     match call.service.join_group(&call.ctx, join).await {
         Ok(JoinAnswer {
             member_id,

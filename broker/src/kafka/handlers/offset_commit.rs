@@ -25,7 +25,7 @@ pub(super) async fn handle(call: Call) -> Result<Answer, Broken> {
     if call.version > 1 {
         return call.answer(commit).await;
     }
-    let request = legacy::offset_commit_v1(&call)?;
+    let request = legacy::offset_commit_v1(&call.body)?;
     let call = Arc::new(call);
     let response = commit(Arc::clone(&call), request).await;
     // Version 2 is answered in the same form.

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{BufMut, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use kafka_wire_core::{Decoder, StrBytes};
 use logweir_proto::{ErrorCode, PartitionId};
 
@@ -22,19 +22,21 @@ use crate::service::{Acks, Append, AppendResult, PendingProduce, ProduceRequest}
 
 /// The first version that carries record batches.
 const FIRST_SERVED: i16 = 3;
+const FIRST_FLEXIBLE: i16 = 9;
 /// Partitions of one request.
 const MAX_PARTITIONS: usize = 100_000;
 
 /// A request, as it was read.
-struct Parsed {
-    transactional_id: Option<String>,
-    acks: i16,
-    timeout_ms: i32,
-    appends: Vec<Append>,
+#[derive(Debug)]
+pub(in crate::kafka) struct Parsed {
+    pub(in crate::kafka) transactional_id: Option<String>,
+    pub(in crate::kafka) acks: i16,
+    pub(in crate::kafka) timeout_ms: i32,
+    pub(in crate::kafka) appends: Vec<Append>,
 }
 
 pub(super) async fn handle(call: Call) -> Result<Answer, Broken> {
-    let parsed = parse(&call)?;
+    let parsed = parse(&call.body, call.version)?;
     if call.version < FIRST_SERVED {
         let version = call.version;
         let error = ApiError::new(
@@ -104,10 +106,14 @@ async fn unanswered(call: &Call, pending: PendingProduce) -> Result<Answer, Brok
     }
 }
 
-fn parse(call: &Call) -> Result<Parsed, Broken> {
-    let flexible = call.served.is_flexible(call.version);
-    let mut decoder = Decoder::new(call.body.clone(), limits(call.body.len()))?;
-    let transactional_id = match call.version {
+/// Reads a request of any version that is listed.
+///
+/// # Errors
+/// If it cannot be read, or names too many partitions.
+pub(in crate::kafka) fn parse(body: &Bytes, version: i16) -> Result<Parsed, Broken> {
+    let flexible = version >= FIRST_FLEXIBLE;
+    let mut decoder = Decoder::new(body.clone(), limits(body.len()))?;
+    let transactional_id = match version {
         ..FIRST_SERVED => None,
         _ if flexible => decoder.read_compact_nullable_string()?,
         _ => decoder.read_nullable_string()?,
@@ -142,6 +148,7 @@ fn parse(call: &Call) -> Result<Parsed, Broken> {
         }
         skip_tags(&mut decoder, flexible)?;
     }
+    skip_tags(&mut decoder, flexible)?;
     Ok(Parsed {
         transactional_id: transactional_id.map(StrBytes::into_string),
         acks,

@@ -26,6 +26,7 @@ pub(super) async fn handle(call: Arc<Call>, request: SyncGroupRequest) -> SyncGr
         protocol: request.protocol_name.as_deref().map(Arc::from),
         assignments: assignments.collect(),
     };
+    let _kept = call.is_parked(call.body.len());
     match call.service.sync_group(&call.ctx, sync).await {
         Ok(synced) => message!(SyncGroupResponse {
             protocol_type: synced.protocol_type.filter(|_| call.version >= 5).map(text),
