@@ -1,4 +1,6 @@
-// Package orders has tests against a broker of their own: LOGWEIR=$PWD/target/release/logweir go test -C examples/gotest
+// Package orders has tests against a broker of their own:
+//
+//	LOGWEIR=$PWD/target/release/logweir go test -C examples/gotest
 package orders
 
 import (

@@ -231,8 +231,6 @@ final class Checks {
     same(committed(group, partition).offset(), 4L);
     admin.deleteConsumerGroupOffsets(group, Set.of(partition)).all().get();
     same(committed(group, partition), null);
-    // A group that keeps nothing any more is gone; one that has committed is deleted.
-    admin.alterConsumerGroupOffsets(group, Map.of(partition, new OffsetAndMetadata(1))).all().get();
     admin.deleteConsumerGroups(List.of(group)).all().get();
   }
 

@@ -100,9 +100,9 @@ class Checks:
         until("400 records", lambda: poll(first) or poll(second) or len(seen) >= 400)
         same(len(set(seen)), 400, "different records")
         same(len(seen), 400, "records")
-        for client in (first, second):
-            client.commit(asynchronous=False)
-            client.close()
+        # Both before one of them leaves: then the other's generation is over.
+        first.commit(asynchronous=False), second.commit(asynchronous=False)
+        first.close(), second.close()
         send(producer(self.address), topic, rows[:100])
         third = member(self.address, group, protocol)
         third.subscribe([topic])
