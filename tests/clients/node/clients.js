@@ -168,6 +168,17 @@ class Checks {
     assert.strictEqual((await this.admin.fetchTopicOffsets(topic))[0].low, '3')
   }
 
+  // There are none yet, and the client must be told so at once, and for good.
+  async transactions() {
+    const settings = { transactionalId: unique('transactions'), idempotent: true, maxInFlightRequests: 1 }
+    const producer = kafka.producer(settings)
+    await assert.rejects(async () => {
+      await producer.connect()
+      await producer.transaction()
+    })
+    await producer.disconnect()
+  }
+
   async run() {
     await this.admin.connect()
     for (const [name, type] of Object.entries(CompressionTypes)) {
@@ -176,6 +187,7 @@ class Checks {
     await check('group-classic', () => this.group())
     await check('admin-topics', () => this.topics())
     await check('offsets-and-groups', () => this.offsets())
+    await check('transactions-are-refused', () => this.transactions())
     await this.admin.disconnect()
   }
 }

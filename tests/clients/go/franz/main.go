@@ -96,6 +96,7 @@ func run(address string) {
 	Check("admin-topics", func() { checkTopics(admin) })
 	Check("admin-groups", func() { checkGroups(address, admin) })
 	Check("admin-offsets", func() { checkOffsets(address, admin) })
+	Check("transactions-are-refused", func() { checkTransactions(address, topic(admin, "transactions", 1)) })
 }
 
 func topic(admin *kadm.Client, name string, partitions int32) string {
@@ -238,4 +239,18 @@ func checkOffsets(address string, admin *kadm.Client) {
 	deleted, _ := Must(admin.DeleteRecords(all, before)).Lookup(topic, 0)
 	OK(deleted.Err)
 	Same("start after", at(admin.ListStartOffsets(all, topic)), 3)
+}
+
+// checkTransactions: there are none yet, and the client must be told so at once, and for good.
+func checkTransactions(address, topic string) {
+	producer := client(address, kgo.TransactionalID(Unique("franz")))
+	defer producer.Close()
+	limit, stop := context.WithTimeout(context.Background(), Limit)
+	defer stop()
+	err := producer.BeginTransaction()
+	if err == nil {
+		err = producer.ProduceSync(limit, &kgo.Record{Topic: topic}).FirstErr()
+	}
+	Same("refused", err != nil, true)
+	Same("given up at", limit.Err() == nil, true)
 }
