@@ -216,7 +216,8 @@ def tell(writers, values, groups):
 
 
 def main():
-    seed = int(os.environ.get("LOGWEIR_SEED", 0)) or random.SystemRandom().randrange(1, 1 << 32)
+    # Taken away, because the broker takes LOGWEIR_ variables for settings.
+    seed = int(os.environ.pop("LOGWEIR_SEED", 0)) or random.SystemRandom().randrange(1, 1 << 32)
     print(f"seed {seed}", flush=True)
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="logweir-kills-") as folder:
