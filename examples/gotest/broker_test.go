@@ -1,4 +1,6 @@
-// Package orders has tests against a broker of their own: LOGWEIR=$PWD/target/release/logweir go test -C examples/gotest
+// Package orders has tests against a broker of their own:
+//
+//	LOGWEIR=$PWD/target/release/logweir go test -C examples/gotest
 package orders
 
 import (
@@ -39,8 +41,10 @@ func start(folder string) (stop func(), err error) {
 	if program == "" {
 		program = "logweir"
 	}
+	// A new group need not wait three seconds for members that are not to come.
 	broker := exec.Command(program, "serve", "--in-memory", "--kafka", "127.0.0.1:0", "--grpc", "127.0.0.1:0",
-		"--http", "off", "--log-level", "warn", "--ready-file", ready, "--exit-with-parent")
+		"--http", "off", "--log-level", "warn", "--ready-file", ready, "--exit-with-parent",
+		"--set", "groups.initial_rebalance_delay_ms=0")
 	broker.Stderr = os.Stderr
 	input, err := broker.StdinPipe()
 	if err != nil {

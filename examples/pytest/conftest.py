@@ -28,6 +28,8 @@ def broker(tmp_path_factory):
     command = [os.environ.get("LOGWEIR", "logweir"), "serve", "--in-memory"]
     command += ["--kafka", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--http", "off"]
     command += ["--ready-file", str(ready), "--exit-with-parent"]
+    # A new group need not wait three seconds for members that are not to come.
+    command += ["--set", "groups.initial_rebalance_delay_ms=0"]
     with open(log, "wb") as errors:
         process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=errors

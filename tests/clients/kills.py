@@ -193,7 +193,7 @@ def run(folder, chance):
         broker.start()
         values = check_topic(writers, read_topic(broker.kafka))
         for group, members in groups.items():
-            lacks = lambda: f"{group} sees all: {len(values - seen(members))} missing, {[m.errors[-3:] for m in members]}"
+            lacks = lambda: f"{len(values - seen(members))} more in {group}, {[m.errors[-3:] for m in members]}"
             until(lacks, lambda: values <= seen(members), 120)
         tell(writers, values, groups)
         for members in groups.values():
@@ -216,7 +216,8 @@ def tell(writers, values, groups):
 
 
 def main():
-    seed = int(os.environ.get("LOGWEIR_SEED", 0)) or random.SystemRandom().randrange(1, 1 << 32)
+    # Taken away, because the broker takes LOGWEIR_ variables for settings.
+    seed = int(os.environ.pop("LOGWEIR_SEED", 0)) or random.SystemRandom().randrange(1, 1 << 32)
     print(f"seed {seed}", flush=True)
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="logweir-kills-") as folder:

@@ -23,9 +23,11 @@ import org.apache.kafka.clients.producer.Producer;
 import org.apache.kafka.clients.producer.ProducerRecord;
 import org.apache.kafka.clients.producer.RecordMetadata;
 import org.apache.kafka.common.GroupState;
+import org.apache.kafka.common.KafkaException;
 import org.apache.kafka.common.TopicPartition;
 import org.apache.kafka.common.config.ConfigResource;
 import org.apache.kafka.common.config.TopicConfig;
+import org.apache.kafka.common.errors.TimeoutException;
 import org.apache.kafka.common.errors.TopicExistsException;
 
 /** Every check of the Java client. */
@@ -56,6 +58,7 @@ final class Checks {
     check("admin-groups", this::groups);
     check("admin-offsets", this::offsets);
     check("admin-cluster", this::cluster);
+    check("transactions-are-refused", this::transactions);
     admin.close();
     return !failed;
   }
@@ -231,8 +234,6 @@ final class Checks {
     same(committed(group, partition).offset(), 4L);
     admin.deleteConsumerGroupOffsets(group, Set.of(partition)).all().get();
     same(committed(group, partition), null);
-    // A group that keeps nothing any more is gone; one that has committed is deleted.
-    admin.alterConsumerGroupOffsets(group, Map.of(partition, new OffsetAndMetadata(1))).all().get();
     admin.deleteConsumerGroups(List.of(group)).all().get();
   }
 
@@ -261,6 +262,18 @@ final class Checks {
 
   private long offset(TopicPartition partition, OffsetSpec spec) throws Exception {
     return admin.listOffsets(Map.of(partition, spec)).all().get().get(partition).offset();
+  }
+
+  /** There are none yet, and the client must be told so at once, and for good. */
+  private void transactions() {
+    try (var producer = Connect.producer(address, "transactional.id", unique("transactions"))) {
+      producer.initTransactions();
+      throw new AssertionError("not refused");
+    } catch (TimeoutException error) {
+      throw new AssertionError("not given up at", error);
+    } catch (KafkaException error) {
+      // As it should be.
+    }
   }
 
   private void cluster() throws Exception {

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # tools.sh ADDRESS: Kafka's own command-line tools, and what programs such as AKHQ ask for.
-# Each line says what is checked, with which tool, what its output must match, and the arguments; where it prints nothing,
-# its exit code is what is looked at. The jars lie in CLIENTS_BUILD.
+# Each line says what is checked, with which tool, what its output must match, and the arguments; where it prints
+# nothing, its exit code is what is looked at. The jars lie in CLIENTS_BUILD.
 set -euo pipefail
 address="$1"
 name="tools-$RANDOM$RANDOM"
+group="$name-group"
 failed=0
 jvm=(java -Xmx128m -XX:TieredStopAtLevel=1 -XX:+UseSerialGC -cp "$CLIENTS_BUILD/java:$CLIENTS_BUILD/jars/*")
 
@@ -37,13 +38,15 @@ tool() { # NAME TOOL WANTED ARGUMENT…
 }
 
 topics() {
-    tool topics-create kafka-topics "Created topic $name" --create --topic "$name" --partitions 3 --config retention.ms=3600000
+    tool topics-create kafka-topics "Created topic $name" \
+        --create --topic "$name" --partitions 3 --config retention.ms=3600000
     tool topics-alter kafka-topics '^exit 0$' --alter --topic "$name" --partitions 5
     tool topics-describe kafka-topics 'PartitionCount: 5.*retention.ms=3600000' --describe --topic "$name"
     tool topics-list kafka-topics "^$name\$" --list
     tool configs-alter kafka-configs 'Completed updating config' --alter --entity-type topics --entity-name "$name" \
         --add-config max.message.bytes=200000
-    tool configs-describe kafka-configs 'max.message.bytes=200000' --describe --entity-type topics --entity-name "$name"
+    tool configs-describe kafka-configs 'max.message.bytes=200000' \
+        --describe --entity-type topics --entity-name "$name"
     tool configs-of-the-broker kafka-configs 'log.retention' --describe --entity-type brokers --entity-name 1 --all
     tool log-dirs kafka-log-dirs "\"partition\":\"$name-4\"" --describe --topic-list "$name"
 }
@@ -51,16 +54,16 @@ topics() {
 offsets() {
     seq 10 | sed 's/.*/key\t&/' | "${jvm[@]}" Clients produce "$address" "$name"
     tool get-offsets kafka-get-offsets "^$name:[0-4]:10\$" --topic "$name"
-    tool groups-reset-to-latest kafka-consumer-groups "$name +[0-4] +10" --group "$name-group" --reset-offsets --to-latest --topic "$name" \
-        --execute
-    tool consumer-groups-list kafka-consumer-groups "^$name-group\$" --list
-    tool groups-list kafka-groups "^$name-group +" --list
-    tool consumer-groups-describe kafka-consumer-groups "$name-group +$name +[0-4] +10 +10 +0 " --group "$name-group" --describe
-    tool consumer-groups-state kafka-consumer-groups "$name-group +.*Empty +0" --group "$name-group" --describe --state
-    tool groups-reset-to-earliest kafka-consumer-groups "$name +[0-4] +0" --group "$name-group" --reset-offsets --to-earliest --all-topics \
-        --execute
-    tool groups-delete-offsets kafka-consumer-groups 'Successful' --group "$name-group" --delete-offsets --topic "$name"
-    tool groups-delete kafka-consumer-groups 'Deletion .* successful|does not exist|not exist' --group "$name-group" --delete
+    tool groups-reset-to-latest kafka-consumer-groups "$name +[0-4] +10" \
+        --group "$group" --reset-offsets --to-latest --topic "$name" --execute
+    tool consumer-groups-list kafka-consumer-groups "^$group\$" --list
+    tool groups-list kafka-groups "^$group +" --list
+    tool consumer-groups-describe kafka-consumer-groups "$group +$name +[0-4] +10 +10 +0 " --group "$group" --describe
+    tool consumer-groups-state kafka-consumer-groups "$group +.*Empty +0" --group "$group" --describe --state
+    tool groups-delete-offsets kafka-consumer-groups 'Successful' --group "$group" --delete-offsets --topic "$name"
+    tool groups-reset-to-earliest kafka-consumer-groups "$name +[0-4] +0" \
+        --group "$group" --reset-offsets --to-earliest --topic "$name" --execute
+    tool groups-delete kafka-consumer-groups 'Deletion .* successful' --group "$group" --delete
     local file="$CLIENTS_BUILD/$name.json"
     echo "{\"version\": 1, \"partitions\": [{\"topic\": \"$name\", \"partition\": 0, \"offset\": -1}]}" >"$file"
     tool delete-records kafka-delete-records 'partition: .*low_watermark: [0-9]+' --offset-json-file "$file"
@@ -73,7 +76,8 @@ cluster() {
     local output
     output="$("${jvm[@]}" org.apache.kafka.tools.ClusterTool cluster-id --bootstrap-server "$address" 2>&1)" || true
     tell cluster-id '^Cluster ID: .+' "$output"
-    output="$("${jvm[@]}" org.apache.kafka.tools.ClusterTool list-endpoints --bootstrap-server "$address" 2>&1)" || true
+    output="$("${jvm[@]}" org.apache.kafka.tools.ClusterTool list-endpoints \
+        --bootstrap-server "$address" 2>&1)" || true
     tell list-endpoints '^1 +127\.0\.0\.1 +[0-9]+ .*unfenced' "$output"
 }
 

@@ -10,7 +10,7 @@ const readline = require('node:readline')
 process.env.KAFKAJS_NO_PARTITIONER_WARNING = '1'
 const { CompressionCodecs, CompressionTypes, ConfigResourceTypes, Kafka, logLevel } = require('kafkajs')
 const snappy = require('kafkajs-snappy')
-const lz4 = require('lz4js')
+const lz4 = require('lz4-napi')
 const { ZstdCodec } = require('zstd-codec')
 
 const PARTITIONS = 4
@@ -32,8 +32,8 @@ async function until(what, condition) {
 async function addCodecs() {
   CompressionCodecs[CompressionTypes.Snappy] = snappy
   CompressionCodecs[CompressionTypes.LZ4] = () => ({
-    compress: async encoder => Buffer.from(lz4.compress(encoder.buffer)),
-    decompress: async buffer => Buffer.from(lz4.decompress(buffer)),
+    compress: encoder => lz4.compressFrame(encoder.buffer),
+    decompress: buffer => lz4.decompressFrame(buffer),
   })
   const zstd = await new Promise(resolve => ZstdCodec.run(loaded => resolve(new loaded.Streaming())))
   CompressionCodecs[CompressionTypes.ZSTD] = () => ({
@@ -168,6 +168,17 @@ class Checks {
     assert.strictEqual((await this.admin.fetchTopicOffsets(topic))[0].low, '3')
   }
 
+  // There are none yet, and the client must be told so at once, and for good.
+  async transactions() {
+    const settings = { transactionalId: unique('transactions'), idempotent: true, maxInFlightRequests: 1 }
+    const producer = kafka.producer(settings)
+    await assert.rejects(async () => {
+      await producer.connect()
+      await producer.transaction()
+    })
+    await producer.disconnect()
+  }
+
   async run() {
     await this.admin.connect()
     for (const [name, type] of Object.entries(CompressionTypes)) {
@@ -176,6 +187,7 @@ class Checks {
     await check('group-classic', () => this.group())
     await check('admin-topics', () => this.topics())
     await check('offsets-and-groups', () => this.offsets())
+    await check('transactions-are-refused', () => this.transactions())
     await this.admin.disconnect()
   }
 }

@@ -64,9 +64,11 @@ class Member(threading.Thread):
 
     def run(self):
         while not self.leaving.is_set():
-            self.seen += [(record.partition, record.offset) for record in poll(self.client)]
+            records = poll(self.client)
+            if records:
+                self.client.commit()
+            self.seen += [(record.partition, record.offset) for record in records]
             self.owned = self.client.assignment()
-        self.client.commit()
         self.client.close()
 
     def leave(self):

@@ -100,9 +100,9 @@ class Checks:
         until("400 records", lambda: poll(first) or poll(second) or len(seen) >= 400)
         same(len(set(seen)), 400, "different records")
         same(len(seen), 400, "records")
-        for client in (first, second):
-            client.commit(asynchronous=False)
-            client.close()
+        # Both before one of them leaves: then the other's generation is over.
+        first.commit(asynchronous=False), second.commit(asynchronous=False)
+        first.close(), second.close()
         send(producer(self.address), topic, rows[:100])
         third = member(self.address, group, protocol)
         third.subscribe([topic])
@@ -167,6 +167,16 @@ class Checks:
         self.admin.delete_records([TopicPartition(topic, 0, 3)])[partition].result(SECONDS)
         same([at(OffsetSpec.earliest()), at(OffsetSpec.latest())], [3, 5])
 
+    def transactions(self):
+        """There are none yet, and the client must be told so at once, and for good."""
+        client = producer(self.address, **{"transactional.id": unique("librdkafka")})
+        try:
+            client.init_transactions(SECONDS)
+        except KafkaException as error:
+            assert error.args[0].fatal(), f"not given up at: {error}"
+            return
+        raise AssertionError("not refused")
+
 
 def run_checks(address):
     client = Checks(address)
@@ -177,6 +187,7 @@ def run_checks(address):
     check("admin-topics", client.topics)
     check("admin-groups", client.groups)
     check("admin-offsets", client.offsets)
+    check("transactions-are-refused", client.transactions)
 
 
 def produce(address, topic):

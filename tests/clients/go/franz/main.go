@@ -27,11 +27,14 @@ func client(address string, more ...kgo.Opt) *kgo.Client {
 // member commits only what it is told to.
 func member(address, topic, group string, told func(partitions []int32, add bool)) *kgo.Client {
 	changed := func(add bool) func(context.Context, *kgo.Client, map[string][]int32) {
-		return func(_ context.Context, _ *kgo.Client, partitions map[string][]int32) { told(partitions[topic], add) }
+		return func(_ context.Context, _ *kgo.Client, partitions map[string][]int32) {
+			told(partitions[topic], add)
+		}
 	}
 	return client(address, kgo.ConsumerGroup(group), kgo.ConsumeTopics(topic), kgo.DisableAutoCommit(),
-		kgo.Balancers(kgo.RangeBalancer()), kgo.HeartbeatInterval(300*time.Millisecond), kgo.SessionTimeout(10*time.Second),
-		kgo.OnPartitionsAssigned(changed(true)), kgo.OnPartitionsRevoked(changed(false)), kgo.OnPartitionsLost(changed(false)))
+		kgo.Balancers(kgo.RangeBalancer()), kgo.HeartbeatInterval(300*time.Millisecond),
+		kgo.SessionTimeout(10*time.Second), kgo.OnPartitionsAssigned(changed(true)),
+		kgo.OnPartitionsRevoked(changed(false)), kgo.OnPartitionsLost(changed(false)))
 }
 
 func send(client *kgo.Client, topic string, partition int32, rows []Row) {
@@ -39,7 +42,8 @@ func send(client *kgo.Client, topic string, partition int32, rows []Row) {
 	defer stop()
 	var records []*kgo.Record
 	for _, row := range rows {
-		records = append(records, &kgo.Record{Topic: topic, Partition: partition, Key: []byte(row.Key), Value: []byte(row.Value)})
+		key, value := []byte(row.Key), []byte(row.Value)
+		records = append(records, &kgo.Record{Topic: topic, Partition: partition, Key: key, Value: value})
 	}
 	OK(client.ProduceSync(limit, records...).FirstErr())
 }
@@ -92,6 +96,7 @@ func run(address string) {
 	Check("admin-topics", func() { checkTopics(admin) })
 	Check("admin-groups", func() { checkGroups(address, admin) })
 	Check("admin-offsets", func() { checkOffsets(address, admin) })
+	Check("transactions-are-refused", func() { checkTransactions(address, topic(admin, "transactions", 1)) })
 }
 
 func topic(admin *kadm.Client, name string, partitions int32) string {
@@ -135,12 +140,16 @@ func checkGroup(address, topic string) {
 			for {
 				select {
 				case <-stop:
-					_ = client.CommitUncommittedOffsets(context.Background())
 					client.Close()
 					return
 				default:
 				}
-				for _, record := range poll(client) {
+				records := poll(client)
+				// What is seen is committed, so that a member may leave once all is seen.
+				if err := client.CommitRecords(context.Background(), records...); err != nil {
+					fmt.Println("commit:", err)
+				}
+				for _, record := range records {
 					seen.Add(record.Partition, record.Offset)
 				}
 			}
@@ -230,4 +239,18 @@ func checkOffsets(address string, admin *kadm.Client) {
 	deleted, _ := Must(admin.DeleteRecords(all, before)).Lookup(topic, 0)
 	OK(deleted.Err)
 	Same("start after", at(admin.ListStartOffsets(all, topic)), 3)
+}
+
+// checkTransactions: there are none yet, and the client must be told so at once, and for good.
+func checkTransactions(address, topic string) {
+	producer := client(address, kgo.TransactionalID(Unique("franz")))
+	defer producer.Close()
+	limit, stop := context.WithTimeout(context.Background(), Limit)
+	defer stop()
+	err := producer.BeginTransaction()
+	if err == nil {
+		err = producer.ProduceSync(limit, &kgo.Record{Topic: topic}).FirstErr()
+	}
+	Same("refused", err != nil, true)
+	Same("given up at", limit.Err() == nil, true)
 }

@@ -53,9 +53,11 @@ public final class LogweirBroker implements BeforeAllCallback {
 
     private static Process start(Path ready, Path log) throws IOException {
       String program = System.getenv().getOrDefault("LOGWEIR", "logweir");
+      // A new group need not wait three seconds for members that are not to come.
       var command =
           new ProcessBuilder(program, "serve", "--in-memory", "--kafka", "127.0.0.1:0", "--grpc", "127.0.0.1:0",
-              "--http", "off", "--ready-file", ready.toString(), "--exit-with-parent");
+              "--http", "off", "--ready-file", ready.toString(), "--exit-with-parent",
+              "--set", "groups.initial_rebalance_delay_ms=0");
       return command.redirectOutput(ProcessBuilder.Redirect.DISCARD).redirectError(log.toFile()).start();
     }
 
