@@ -275,6 +275,7 @@ impl Connection {
             version,
             correlation_id: header.correlation_id,
             charge: frame.charge,
+            account: Mutex::new(Some(frame.account)),
         })
     }
 

@@ -28,6 +28,9 @@ const DECODED: usize = 64;
 pub(super) struct Frame {
     pub(super) bytes: Bytes,
     pub(super) charge: Charge,
+    /// Holds the right to pass the total, if the frame was given it, until the request is answered or waits: so that one
+    /// request at a time is decoded for which there is no room.
+    pub(super) account: Account,
 }
 
 /// What comes in on a connection.
@@ -95,18 +98,24 @@ impl Input {
             return Ok(None);
         };
         let have = self.buffer.len();
-        begun.charge(begun.length.min(have + LARGEST_READ)).await?;
+        let read = begun.length.min(have + LARGEST_READ);
+        begun.charge(read, read == begun.length).await?;
         if have < begun.length {
             return Ok(None);
         }
         let decoded = decoded(&self.buffer[..begun.length], self.budget.per_connection());
-        begun.charge(decoded).await?;
+        begun.charge(decoded, false).await?;
         let bytes = self.buffer.split_to(begun.length).freeze();
         self.usual = (begun.length + PREFIX).clamp(SMALLEST_READ, LARGEST_READ);
         let charge = begun.charge.clone();
         charge.complete(std::iter::once(decoded));
+        let account = std::mem::replace(&mut begun.account, Account::new(charge.clone()));
         self.begun = None;
-        Ok(Some(Frame { bytes, charge }))
+        Ok(Some(Frame {
+            bytes,
+            charge,
+            account,
+        }))
     }
 
     /// Whether a whole frame waits in the buffer.
@@ -162,14 +171,14 @@ impl Input {
 
 impl Begun {
     /// Charges so many bytes in all, of which some may be charged already. Safe to drop and call again.
-    async fn charge(&mut self, wanted: usize) -> io::Result<()> {
+    async fn charge(&mut self, wanted: usize, ends: bool) -> io::Result<()> {
         if wanted <= self.charged {
             return Ok(());
         }
         let part = Part {
             bytes: wanted - self.charged,
             begun: self.charged > 0,
-            ends: wanted >= self.length,
+            ends,
         };
         let exhausted = |error: crate::inflight::Exhausted| io::Error::other(error.to_string());
         if self.counted < part.bytes {
