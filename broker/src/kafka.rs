@@ -28,6 +28,12 @@ mod message;
 mod output;
 mod wire;
 
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzz;
+#[cfg(test)]
+mod tests;
+
 /// After a failed accept (no descriptors left, for instance) the listener rests.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
