@@ -133,6 +133,13 @@ impl Broker {
         })
     }
 
+    /// What the listeners call, of the run that there is now.
+    #[cfg(test)]
+    pub(crate) fn service(&self) -> Arc<crate::service::Service> {
+        let run = self.run.borrow();
+        Arc::clone(run.as_ref().expect("the broker is up").service())
+    }
+
     /// Where the gRPC listener is bound; `None` if it is off.
     #[must_use]
     pub fn grpc_addr(&self) -> Option<SocketAddr> {

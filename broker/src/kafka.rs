@@ -29,6 +29,11 @@ mod output;
 mod sessions;
 mod wire;
 
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzz;
+#[cfg(test)]
+mod tests;
 use sessions::Sessions;
 
 /// After a failed accept (no descriptors left, for instance) the listener rests.

@@ -46,5 +46,8 @@ pub use clock::Clock;
 pub use config::{Config, ConfigError, FlushMode, ListenAddr};
 pub use error::{ApiError, BrokerError};
 pub use faults::{Api, DiskFault, Fault, FaultId, FaultReport, Faults};
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub use kafka::fuzz as kafka_fuzz;
 pub use logweir_proto::ErrorCode;
 pub use logweir_storage::disk::PowerCut;

@@ -168,6 +168,18 @@ impl BrokerProcess {
         self.ready.as_ref().expect("the broker was ready")
     }
 
+    /// `HOST:PORT` of the Kafka listener, which is off unless it was asked for.
+    ///
+    /// # Panics
+    /// If it is off.
+    #[must_use]
+    pub fn kafka(&self) -> &str {
+        self.ready()
+            .kafka
+            .as_deref()
+            .expect("the Kafka listener is on")
+    }
+
     /// `HOST:PORT` of the gRPC listener; the same after a restart.
     ///
     /// # Panics

@@ -21,6 +21,8 @@ mod group_commands;
 mod groups;
 mod hostile;
 mod http;
+mod kafka;
+mod kafka_hostile;
 mod program;
 mod readme;
 mod scale;

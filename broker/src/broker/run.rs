@@ -149,6 +149,11 @@ impl Run {
         });
     }
 
+    #[cfg(test)]
+    pub(super) fn service(&self) -> &Arc<Service> {
+        &self.service
+    }
+
     fn serve_kafka(&self, listener: Option<TcpListener>, budget: &Arc<Budget>) {
         let Some(listener) = listener else { return };
         let part = Part::new("the Kafka listener", &self.failure);

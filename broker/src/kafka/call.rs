@@ -14,7 +14,7 @@ use super::apis::{ApiKey, Served};
 use super::message::limits;
 use super::sessions::Sessions;
 use crate::error::ApiError;
-use crate::inflight::{Charge, Kept};
+use crate::inflight::{Account, Charge, Kept};
 use crate::service::{RequestContext, Service};
 
 /// A connection as its calls see it.
@@ -42,6 +42,8 @@ pub(super) struct Call {
     pub(super) body: Bytes,
     /// What the request was charged, as it is once decoded.
     pub(super) charge: Charge,
+    /// What it may have beyond the budget, as long as it is decoded.
+    pub(super) account: Mutex<Option<Account>>,
 }
 
 /// An answer, as it goes out: its frame in pieces, records spliced in.
@@ -99,6 +101,7 @@ impl Call {
     /// charged no more than its length. Otherwise those that wait for minutes, for records or for a group, would take
     /// the budget that others decode with.
     pub(super) fn is_parked(&self, body: usize) -> Kept {
+        *self.account.lock() = None;
         self.charge.settle(body)
     }
 

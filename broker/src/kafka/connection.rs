@@ -87,7 +87,7 @@ struct Connection {
     pending: VecDeque<Charged<Response>>,
     /// The peer sends no more, or is not to be heard any more.
     is_done: bool,
-    /// When its last request came.
+    /// When its last request came, or some of an answer went.
     active: Instant,
 }
 
@@ -199,12 +199,17 @@ impl Connection {
             tokio::select! {
                 biased;
                 () = &mut stopped, if !self.is_done => self.is_done = true,
-                written = self.output.write(writer), if !self.output.is_empty() => written?,
+                written = self.output.write(writer), if !self.output.is_empty() => {
+                    written?;
+                    self.active = Instant::now();
+                }
                 () = progress(&mut self.current, &mut self.pending) => {}
                 frame = self.input.next(reader), if may_begin => self.take(frame?)?,
                 () = &mut timer => {
+                    // Nothing is asked, or nobody reads what was answered.
+                    let is_waiting = self.current.is_none() && self.pending.is_empty();
                     let until = self.active + idle;
-                    if until <= Instant::now() && is_idle {
+                    if until <= Instant::now() && is_waiting {
                         return Ok(());
                     }
                     timer.as_mut().reset(until.max(Instant::now() + SMALLEST_IDLE_CHECK));
@@ -278,6 +283,7 @@ impl Connection {
             version,
             correlation_id: header.correlation_id,
             charge: frame.charge,
+            account: Mutex::new(Some(frame.account)),
         })
     }
 

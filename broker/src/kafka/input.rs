@@ -4,10 +4,12 @@
 use std::future::poll_fn;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::AsyncReadExt;
 use tokio::net::tcp::ReadHalf;
+use tokio::time::timeout;
 
 use super::apis::ApiKey;
 use crate::inflight::{Account, Budget, Charge, ConnectionInflight, Frame as Part};
@@ -23,11 +25,17 @@ const LARGEST_READ: usize = 512 << 10;
 /// 120, and one of some 100 in the answer.
 const DECODED: usize = 64;
 
+/// How long a peer may send nothing once a frame has begun: what it was charged is missing to others.
+const STALL: Duration = Duration::from_secs(30);
+
 /// A frame, with what it was charged.
 #[derive(Debug)]
 pub(super) struct Frame {
     pub(super) bytes: Bytes,
     pub(super) charge: Charge,
+    /// Holds the right to pass the total, if the frame was given it, until the request is answered or waits: so that one
+    /// request at a time is decoded for which there is no room.
+    pub(super) account: Account,
 }
 
 /// What comes in on a connection.
@@ -76,7 +84,12 @@ impl Input {
                 return Ok(Some(frame));
             }
             self.make_room();
-            if stream.read_buf(&mut self.buffer).await? == 0 {
+            let reading = stream.read_buf(&mut self.buffer);
+            let read = match &self.begun {
+                Some(_) => timeout(STALL, reading).await.map_err(|_| stalled())?,
+                None => reading.await,
+            };
+            if read? == 0 {
                 if self.begun.is_none() && self.buffer.is_empty() {
                     return Ok(None);
                 }
@@ -95,18 +108,24 @@ impl Input {
             return Ok(None);
         };
         let have = self.buffer.len();
-        begun.charge(begun.length.min(have + LARGEST_READ)).await?;
+        let read = begun.length.min(have + LARGEST_READ);
+        begun.charge(read, read == begun.length).await?;
         if have < begun.length {
             return Ok(None);
         }
         let decoded = decoded(&self.buffer[..begun.length], self.budget.per_connection());
-        begun.charge(decoded).await?;
+        begun.charge(decoded, false).await?;
         let bytes = self.buffer.split_to(begun.length).freeze();
         self.usual = (begun.length + PREFIX).clamp(SMALLEST_READ, LARGEST_READ);
         let charge = begun.charge.clone();
         charge.complete(std::iter::once(decoded));
+        let account = std::mem::replace(&mut begun.account, Account::new(charge.clone()));
         self.begun = None;
-        Ok(Some(Frame { bytes, charge }))
+        Ok(Some(Frame {
+            bytes,
+            charge,
+            account,
+        }))
     }
 
     /// Whether a whole frame waits in the buffer.
@@ -162,14 +181,14 @@ impl Input {
 
 impl Begun {
     /// Charges so many bytes in all, of which some may be charged already. Safe to drop and call again.
-    async fn charge(&mut self, wanted: usize) -> io::Result<()> {
+    async fn charge(&mut self, wanted: usize, ends: bool) -> io::Result<()> {
         if wanted <= self.charged {
             return Ok(());
         }
         let part = Part {
             bytes: wanted - self.charged,
             begun: self.charged > 0,
-            ends: wanted >= self.length,
+            ends,
         };
         let exhausted = |error: crate::inflight::Exhausted| io::Error::other(error.to_string());
         if self.counted < part.bytes {
@@ -209,6 +228,14 @@ fn decoded(frame: &[u8], limit: usize) -> usize {
         .saturating_mul(DECODED)
         .min(limit)
         .max(frame.len())
+}
+
+fn stalled() -> io::Error {
+    let message = format!(
+        "nothing came for {} s in the middle of a request",
+        STALL.as_secs()
+    );
+    io::Error::new(io::ErrorKind::InvalidData, message)
 }
 
 /// The length of the frame that begins here.
