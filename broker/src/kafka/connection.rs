@@ -87,6 +87,8 @@ struct Connection {
     pending: VecDeque<Charged<Response>>,
     /// The peer sends no more, or is not to be heard any more.
     is_done: bool,
+    /// Why it ends, once what was asked before is answered.
+    failure: Option<io::Error>,
     /// When its last request came, or some of an answer went.
     active: Instant,
 }
@@ -117,6 +119,7 @@ pub(super) async fn run(
         current: None,
         pending: VecDeque::new(),
         is_done: false,
+        failure: None,
         active: Instant::now(),
         service,
     };
@@ -177,7 +180,11 @@ impl Connection {
         // Moved on only when it rings: that is rare, and requests are not.
         let mut timer = std::pin::pin!(sleep_until(Instant::now() + idle));
         loop {
-            poll_fn(|context| Poll::Ready(self.go_on(context))).await?;
+            poll_fn(|context| {
+                self.go_on(context);
+                Poll::Ready(())
+            })
+            .await;
             let may_begin = !self.is_done
                 && self.current.is_none()
                 && self.pending.len() < MAX_PENDING
@@ -188,13 +195,13 @@ impl Connection {
                 && self.input.has_frame()
                 && let Some(frame) = self.input.next(reader).now_or_never()
             {
-                self.take(frame?)?;
+                self.take(frame);
                 continue;
             }
             let is_idle =
                 self.current.is_none() && self.pending.is_empty() && self.output.is_empty();
             if self.is_done && is_idle {
-                return Ok(());
+                return self.failure.take().map_or(Ok(()), Err);
             }
             tokio::select! {
                 biased;
@@ -204,7 +211,7 @@ impl Connection {
                     self.active = Instant::now();
                 }
                 () = progress(&mut self.current, &mut self.pending) => {}
-                frame = self.input.next(reader), if may_begin => self.take(frame?)?,
+                frame = self.input.next(reader), if may_begin => self.take(frame),
                 () = &mut timer => {
                     // Nothing is asked, or nobody reads what was answered.
                     let is_waiting = self.current.is_none() && self.pending.is_empty();
@@ -219,17 +226,21 @@ impl Connection {
     }
 
     /// Takes in what has come to its end.
-    fn go_on(&mut self, context: &mut Context<'_>) -> io::Result<()> {
+    fn go_on(&mut self, context: &mut Context<'_>) {
         if self
             .current
             .as_mut()
             .is_some_and(|current| current.due.poll(context))
             && let Some(current) = self.current.take()
         {
-            let due = match current.due.take()? {
-                Answer::Ready(response) => Some(Due::Done(Ok(response))),
-                Answer::Later(answer) => Some(Due::Waits(answer)),
-                Answer::Nothing => None,
+            let due = match current.due.take() {
+                Ok(Answer::Ready(response)) => Some(Due::Done(Ok(response))),
+                Ok(Answer::Later(answer)) => Some(Due::Waits(answer)),
+                Ok(Answer::Nothing) => None,
+                Err(error) => {
+                    self.fail(error);
+                    None
+                }
             };
             let charge = current.charge;
             self.pending.extend(due.map(|due| Charged { due, charge }));
@@ -240,25 +251,42 @@ impl Connection {
             .is_some_and(|first| first.due.poll(context))
             && let Some(first) = self.pending.pop_front()
         {
-            self.output.push(first.due.take()?);
+            match first.due.take() {
+                Ok(response) => self.output.push(response),
+                Err(error) => {
+                    // Those behind it would be taken for its answer.
+                    self.pending.clear();
+                    self.current = None;
+                    self.fail(error);
+                }
+            }
         }
-        Ok(())
+    }
+
+    /// Ends the connection when what was asked before is answered: the peer may rely on it.
+    fn fail(&mut self, error: io::Error) {
+        self.is_done = true;
+        self.failure.get_or_insert(error);
     }
 
     /// Begins the request of a frame; without one the peer has closed its side.
-    fn take(&mut self, frame: Option<Frame>) -> io::Result<()> {
-        let Some(frame) = frame else {
-            self.is_done = true;
-            return Ok(());
+    fn take(&mut self, frame: io::Result<Option<Frame>>) {
+        let frame = match frame {
+            Ok(Some(frame)) => frame,
+            Ok(None) => return self.is_done = true,
+            Err(error) => return self.fail(error),
         };
         self.active = Instant::now();
         let charge = frame.charge.clone();
-        let call = self.call(frame)?;
-        self.current = Some(Charged {
-            due: Due::Waits(Box::pin(handlers::handle(call))),
-            charge,
-        });
-        Ok(())
+        match self.call(frame) {
+            Ok(call) => {
+                self.current = Some(Charged {
+                    due: Due::Waits(Box::pin(handlers::handle(call))),
+                    charge,
+                });
+            }
+            Err(error) => self.fail(error),
+        }
     }
 
     /// What a frame asks.
