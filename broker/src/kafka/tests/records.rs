@@ -234,8 +234,7 @@ async fn fetch_gives_what_was_stored_of_several_topics_and_partitions_in_every_v
             for offset in [0_usize, 2] {
                 let what = format!("Fetch {version}, isolation {isolation}, from {offset}");
                 let from = i64::try_from(offset).unwrap();
-                let wanted: [(usize, &[i32]); 4] =
-                    [(0, &[1, 0]), (1, &[0, 1]), (2, &[0, 1]), (1, &[])];
+                let wanted: [(usize, &[i32]); 3] = [(0, &[1, 0]), (1, &[0, 1]), (2, &[0, 1])];
                 let mut request = stored.request(version, &wanted, from);
                 request.isolation_level = isolation;
                 let answer = stored.client.ask(&request, version).await;
@@ -353,7 +352,11 @@ async fn an_answer_of_many_pieces_arrives_whole() {
         for part in answer.responses.iter().flat_map(|topic| &topic.partitions) {
             stored.check_records(&what, part, 1, 0);
         }
-        assert_eq!(answer.responses.len(), 200);
+        // A topic that is named over and over is answered once, with all that was asked of it.
+        let [topic] = &answer.responses[..] else {
+            panic!("{what}: {} topics", answer.responses.len());
+        };
+        assert_eq!(topic.partitions.len(), 400, "{what}");
     }
     stored.broker.shutdown().await.expect("a clean end");
 }
