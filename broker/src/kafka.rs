@@ -1,7 +1,7 @@
 //! The Kafka listener: translates Kafka's own protocol into service calls, and nothing more.
 //!
 //! One file per API in `handlers/`. What is served in which versions stands in `apis.rs`. The codec is the crate
-//! `kafka-wire`; what it lacks of the hot path and of old versions is read and written in `records.rs` and `legacy.rs`.
+//! `kafka-wire`; where records are, and in old versions that it lacks (`legacy.rs`), is read and written by hand (`wire.rs`).
 
 use std::io;
 use std::sync::Arc;
@@ -13,6 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::sessions::Sessions;
 use crate::inflight::Budget;
 use crate::service::Service;
 
@@ -34,7 +35,6 @@ mod wire;
 pub mod fuzz;
 #[cfg(test)]
 mod tests;
-use sessions::Sessions;
 
 /// After a failed accept (no descriptors left, for instance) the listener rests.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);

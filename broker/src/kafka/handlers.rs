@@ -129,11 +129,13 @@ fn config_source(source: ConfigSource) -> i8 {
     }
 }
 
-fn not_alterable(resource_type: i8) -> ApiError {
+/// Only topics have settings that can be changed while the broker runs.
+fn check_alterable(resource_type: i8) -> Result<(), ApiError> {
     let message = match resource_type {
+        TOPIC => return Ok(()),
         BROKER => "a broker's settings are set where it is started".to_owned(),
         GROUP => "groups have no settings of their own".to_owned(),
         other => format!("resources of type {other} have no settings here"),
     };
-    ApiError::new(ErrorCode::InvalidRequest, message)
+    Err(ApiError::new(ErrorCode::InvalidRequest, message))
 }

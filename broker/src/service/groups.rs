@@ -270,6 +270,19 @@ impl Service {
         self.groups.coordinator.call(group, request).await
     }
 
+    /// Asks the coordinator of a group what concerns the group as a whole, with the fault that this call is to suffer, if
+    /// any.
+    async fn ask_for(
+        &self,
+        ctx: &RequestContext,
+        api: Api,
+        group: &str,
+        request: GroupRequest,
+    ) -> Result<GroupAnswer, ApiError> {
+        let work = || -> Work<'_, GroupAnswer> { Box::pin(self.ask(group, request.clone())) };
+        self.suffer_in_group(ctx, api, group, [], work).await
+    }
+
     /// Does `work` for a group, with the fault that this call is to suffer, if any. `targets` are the partitions that it
     /// concerns.
     async fn suffer_in_group<'a, T>(
@@ -519,15 +532,10 @@ impl Service {
         ctx: &RequestContext,
         group: &Arc<str>,
     ) -> Result<(), ApiError> {
-        let work = || -> Work<'_, ()> {
-            Box::pin(async move {
-                let request = GroupRequest::DeleteGroups(vec![Arc::clone(group)]);
-                let mut deleted = answer!(DeleteGroups, self.ask(group, request).await)?;
-                Ok(deleted.pop().ok_or_else(other_kind)?.1?)
-            })
-        };
-        self.suffer_in_group(ctx, Api::DeleteGroups, group, [], work)
-            .await?;
+        let request = GroupRequest::DeleteGroups(vec![Arc::clone(group)]);
+        let asked = self.ask_for(ctx, Api::DeleteGroups, group, request);
+        let mut deleted = answer!(DeleteGroups, asked.await)?;
+        deleted.pop().ok_or_else(other_kind)?.1?;
         tracing::info!(group = %group, principal = %ctx.principal, listener = %ctx.listener, client_id = %ctx.client_id,
             "deleted a group");
         Ok(())

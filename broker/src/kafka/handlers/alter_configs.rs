@@ -7,7 +7,7 @@ use kafka_wire::alter_configs_request::AlterConfigsResource;
 use kafka_wire::alter_configs_response::AlterConfigsResourceResponse;
 use kafka_wire::{AlterConfigsRequest, AlterConfigsResponse};
 
-use super::{TOPIC, code, not_alterable};
+use super::{check_alterable, code};
 use crate::error::ApiError;
 use crate::kafka::call::Call;
 use crate::kafka::message::{message, text};
@@ -33,9 +33,7 @@ async fn alter(
     resource: &AlterConfigsResource,
     validate_only: bool,
 ) -> Result<(), ApiError> {
-    if resource.resource_type != TOPIC {
-        return Err(not_alterable(resource.resource_type));
-    }
+    check_alterable(resource.resource_type)?;
     let topic = &*resource.resource_name;
     let mut set = BTreeMap::new();
     for config in &resource.configs {

@@ -57,7 +57,7 @@ pub(super) async fn handle(mut call: Call) -> Result<Answer, Broken> {
     let names = names(&call, plan.wanted());
     let known = names.iter().zip(plan.wanted());
     fetch.partitions = known
-        .filter_map(|(name, wanted)| partition(name.as_ref()?, wanted))
+        .filter_map(|(name, wanted)| Some(partition(name.as_ref()?, wanted)))
         .collect();
     let has_failed = names.iter().any(Option::is_none) || matches!(plan, Plan::Refused(_));
     let mut fetched = fetch_until_stopped(&call, fetch, has_failed)
@@ -115,10 +115,10 @@ fn names(call: &Call, wanted: &[Wanted]) -> Vec<Option<Arc<str>>> {
     wanted.iter().map(name).collect()
 }
 
-fn partition(name: &Arc<str>, wanted: &Wanted) -> Option<FetchPartition> {
+fn partition(name: &Arc<str>, wanted: &Wanted) -> FetchPartition {
     let epoch = |epoch: i32| (epoch >= 0).then(|| LeaderEpoch::new(epoch));
     let asked = &wanted.asked;
-    Some(FetchPartition {
+    FetchPartition {
         topic: Arc::clone(name),
         topic_id: match &wanted.topic {
             TopicKey::Name(_) => None,
@@ -129,7 +129,7 @@ fn partition(name: &Arc<str>, wanted: &Wanted) -> Option<FetchPartition> {
         max_bytes: usize::try_from(asked.partition_max_bytes).unwrap_or(0),
         current_leader_epoch: epoch(asked.current_leader_epoch),
         last_fetched_epoch: epoch(asked.last_fetched_epoch),
-    })
+    }
 }
 
 /// What an answer tells.

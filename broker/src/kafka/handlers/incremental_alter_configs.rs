@@ -9,7 +9,7 @@ use kafka_wire::incremental_alter_configs_response::AlterConfigsResourceResponse
 use kafka_wire::{IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse};
 use logweir_proto::ErrorCode;
 
-use super::{TOPIC, code, not_alterable};
+use super::{check_alterable, code};
 use crate::error::ApiError;
 use crate::kafka::call::Call;
 use crate::kafka::message::{message, text};
@@ -43,9 +43,7 @@ async fn alter(
     resource: &AlterConfigsResource,
     validate_only: bool,
 ) -> Result<(), ApiError> {
-    if resource.resource_type != TOPIC {
-        return Err(not_alterable(resource.resource_type));
-    }
+    check_alterable(resource.resource_type)?;
     let topic = &*resource.resource_name;
     let now = call.service.topic_config(&call.ctx, topic).await?.entries();
     let (mut set, mut unset) = (BTreeMap::new(), Vec::new());

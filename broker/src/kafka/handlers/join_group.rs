@@ -14,7 +14,7 @@ use crate::service::groups::{JoinAnswer, Joined};
 
 pub(super) async fn handle(call: Arc<Call>, request: JoinGroupRequest) -> JoinGroupResponse {
     let session_timeout = shared(request.session_timeout_ms);
-    let asked = text(&request.member_id);
+    let asked = request.member_id.clone();
     let join = JoinGroup {
         group_id: call.name(&request.group_id),
         member_id: Arc::from(&*request.member_id),

@@ -80,6 +80,16 @@ async fn inflight(broker: &Broker, what: &str, is_met: impl Fn(u64) -> bool) {
     met.unwrap_or_else(|error| panic!("{error}: {} bytes", bytes()));
 }
 
+/// On a disk acknowledgements come from another thread, after the sync.
+async fn on_disk() -> Broker {
+    let quiet = Config::in_memory()
+        .with_grpc(ListenAddr::Off)
+        .with_http(ListenAddr::Off);
+    Broker::start_in_temp_dir(quiet)
+        .await
+        .expect("a broker starts")
+}
+
 #[tokio::test]
 async fn acks_0_gets_no_byte_and_is_stored() {
     let (broker, mut client) = with_topic(Config::in_memory()).await;
@@ -106,12 +116,7 @@ async fn acks_0_that_cannot_be_stored_closes_the_connection() {
 /// behind could not be read.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_asked_before_nonsense_is_answered() {
-    let quiet = Config::in_memory()
-        .with_grpc(ListenAddr::Off)
-        .with_http(ListenAddr::Off);
-    let broker = Broker::start_in_temp_dir(quiet)
-        .await
-        .expect("a broker starts");
+    let broker = on_disk().await;
     create_topic(&mut Client::of(&broker).await, "t", &[]).await;
     for nonsense in [&[0, 0, 0, 1, 7][..], &[0xff; 8]] {
         let mut client = Client::of(&broker).await;
@@ -130,12 +135,7 @@ async fn what_was_asked_before_nonsense_is_answered() {
 /// On a disk an acknowledgement comes from another thread, after the sync; what is asked behind it is known sooner.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pipelined_requests_are_answered_in_their_order() {
-    let quiet = Config::in_memory()
-        .with_grpc(ListenAddr::Off)
-        .with_http(ListenAddr::Off);
-    let broker = Broker::start_in_temp_dir(quiet)
-        .await
-        .expect("a broker starts");
+    let broker = on_disk().await;
     let mut client = Client::of(&broker).await;
     create_topic(&mut client, "t", &[]).await;
     let topic = message!(MetadataRequestTopic {

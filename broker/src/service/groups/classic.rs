@@ -42,15 +42,12 @@ impl Service {
         ctx: &RequestContext,
         join: JoinGroup,
     ) -> Result<JoinAnswer, ApiError> {
-        let join = &join;
-        let work = || -> Work<'_, JoinAnswer> {
-            Box::pin(async move {
-                let request = GroupRequest::Join(join.clone());
-                answer!(Join, self.ask(&join.group_id, request).await)
-            })
-        };
-        self.suffer_in_group(ctx, Api::JoinGroup, &join.group_id, [], work)
-            .await
+        let group = Arc::clone(&join.group_id);
+        let request = GroupRequest::Join(join);
+        answer!(
+            Join,
+            self.ask_for(ctx, Api::JoinGroup, &group, request).await
+        )
     }
 
     /// Gives or gets an assignment. Waits until the leader has given them.
@@ -62,15 +59,12 @@ impl Service {
         ctx: &RequestContext,
         sync: SyncGroup,
     ) -> Result<Synced, ApiError> {
-        let sync = &sync;
-        let work = || -> Work<'_, Synced> {
-            Box::pin(async move {
-                let request = GroupRequest::Sync(sync.clone());
-                Ok(answer!(Sync, self.ask(&sync.group_id, request).await)??)
-            })
-        };
-        self.suffer_in_group(ctx, Api::SyncGroup, &sync.group_id, [], work)
-            .await
+        let group = Arc::clone(&sync.group_id);
+        let request = GroupRequest::Sync(sync);
+        Ok(answer!(
+            Sync,
+            self.ask_for(ctx, Api::SyncGroup, &group, request).await
+        )??)
     }
 
     /// A heartbeat of a member of a classic group.
@@ -82,18 +76,12 @@ impl Service {
         ctx: &RequestContext,
         heartbeat: Heartbeat,
     ) -> Result<(), ApiError> {
-        let heartbeat = &heartbeat;
-        let work = || -> Work<'_, ()> {
-            Box::pin(async move {
-                let request = GroupRequest::Heartbeat(heartbeat.clone());
-                Ok(answer!(
-                    Heartbeat,
-                    self.ask(&heartbeat.group_id, request).await
-                )??)
-            })
-        };
-        self.suffer_in_group(ctx, Api::Heartbeat, &heartbeat.group_id, [], work)
-            .await
+        let group = Arc::clone(&heartbeat.group_id);
+        let request = GroupRequest::Heartbeat(heartbeat);
+        Ok(answer!(
+            Heartbeat,
+            self.ask_for(ctx, Api::Heartbeat, &group, request).await
+        )??)
     }
 
     /// Takes members out of a group; what became of each.
@@ -105,15 +93,12 @@ impl Service {
         ctx: &RequestContext,
         leave: LeaveGroup,
     ) -> Result<Vec<LeftMember>, ApiError> {
-        let leave = &leave;
-        let work = || -> Work<'_, Vec<LeftMember>> {
-            Box::pin(async move {
-                let request = GroupRequest::Leave(leave.clone());
-                Ok(answer!(Leave, self.ask(&leave.group_id, request).await)??)
-            })
-        };
-        self.suffer_in_group(ctx, Api::LeaveGroup, &leave.group_id, [], work)
-            .await
+        let group = Arc::clone(&leave.group_id);
+        let request = GroupRequest::Leave(leave);
+        Ok(answer!(
+            Leave,
+            self.ask_for(ctx, Api::LeaveGroup, &group, request).await
+        )??)
     }
 
     /// A group as the classic protocol describes it; one that is not there, or of the other kind, is Dead.
@@ -125,15 +110,10 @@ impl Service {
         ctx: &RequestContext,
         group: &Arc<str>,
     ) -> Result<ClassicDescription, ApiError> {
-        let work = || -> Work<'_, ClassicDescription> {
-            Box::pin(async move {
-                let request = GroupRequest::DescribeClassic(vec![Arc::clone(group)]);
-                let mut described = answer!(DescribeClassic, self.ask(group, request).await)?;
-                Ok(described.pop().ok_or_else(other_kind)?.1)
-            })
-        };
-        self.suffer_in_group(ctx, Api::DescribeGroups, group, [], work)
-            .await
+        let request = GroupRequest::DescribeClassic(vec![Arc::clone(group)]);
+        let asked = self.ask_for(ctx, Api::DescribeGroups, group, request);
+        let mut described = answer!(DescribeClassic, asked.await)?;
+        Ok(described.pop().ok_or_else(other_kind)?.1)
     }
 
     /// A group of the consumer protocol (KIP-848).
@@ -145,14 +125,9 @@ impl Service {
         ctx: &RequestContext,
         group: &Arc<str>,
     ) -> Result<ConsumerDescription, ApiError> {
-        let work = || -> Work<'_, ConsumerDescription> {
-            Box::pin(async move {
-                let request = GroupRequest::DescribeConsumer(vec![Arc::clone(group)]);
-                let mut described = answer!(DescribeConsumer, self.ask(group, request).await)?;
-                Ok(described.pop().ok_or_else(other_kind)?.1?)
-            })
-        };
-        self.suffer_in_group(ctx, Api::DescribeGroups, group, [], work)
-            .await
+        let request = GroupRequest::DescribeConsumer(vec![Arc::clone(group)]);
+        let asked = self.ask_for(ctx, Api::DescribeGroups, group, request);
+        let mut described = answer!(DescribeConsumer, asked.await)?;
+        Ok(described.pop().ok_or_else(other_kind)?.1?)
     }
 }
